@@ -1,0 +1,74 @@
+// Package spec holds what control tells the datapath about Networks and Endpoints: inert, comparable, JSON.
+//
+// It is a leaf, so that control can speak of a Network without linking the code that moves packets.
+package spec
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/stack/l2"
+)
+
+// Network is what control says about one Network. It is inert: JSON in, JSON out; it becomes a
+// live Network in the datapath process.
+type Network struct {
+	Name string `json:"name"`
+	// MTU is the container-side MTU in layer 3 bytes, 68 to 65535 (1280 at least with IPv6).
+	MTU int `json:"mtu"`
+
+	// Subnet4 and Subnet6 are the Network's prefixes; the zero Prefix switches the family off.
+	Subnet4 netip.Prefix `json:"subnet4,omitzero"`
+	Subnet6 netip.Prefix `json:"subnet6,omitzero"`
+	// Gateway4 and Gateway6 are the addresses containers route through.
+	Gateway4 netip.Addr `json:"gateway4,omitzero"`
+	Gateway6 netip.Addr `json:"gateway6,omitzero"`
+	// DNS4 and DNS6 are where the Network's name server answers, on port 53 and on no other.
+	DNS4 netip.Addr `json:"dns4,omitzero"`
+	DNS6 netip.Addr `json:"dns6,omitzero"`
+	// GatewayMAC is the link address of all four.
+	GatewayMAC l2.MAC `json:"gateway_mac,omitzero"`
+
+	// Policy says what containers may reach.
+	Policy Policy `json:"policy"`
+	// Outbound4 and Outbound6 are the host addresses new flows leave from; zero lets the kernel choose.
+	Outbound4 netip.Addr `json:"outbound4,omitzero"`
+	Outbound6 netip.Addr `json:"outbound6,omitzero"`
+	// Limits are the bounds of one container; zero fields mean the defaults.
+	Limits Limits `json:"limits,omitzero"`
+}
+
+// Policy says which destinations outside a container may reach. Everything not named here that
+// is an ordinary unicast address is allowed.
+type Policy struct {
+	// HostLoopback lets the gateway addresses stand for 127.0.0.1 and ::1 of the host.
+	HostLoopback bool `json:"host_loopback,omitempty"`
+	// Metadata lets the cloud metadata addresses through.
+	Metadata bool `json:"metadata,omitempty"`
+}
+
+// Limits bound what one container can make the datapath hold (reliability: a container is a subscriber
+// in the sense of RFC 6888). Zero means the default.
+type Limits struct {
+	TCPFlows      int `json:"tcp_flows,omitempty"`
+	TCPHandshakes int `json:"tcp_handshakes,omitempty"`
+	UDPFlows      int `json:"udp_flows,omitempty"`
+	PingFlows     int `json:"ping_flows,omitempty"`
+	DNSQueries    int `json:"dns_queries,omitempty"`
+	// UDPIdle in milliseconds; for tests. Zero means 300 s, and 30 s for port 53.
+	UDPIdleMillis int `json:"udp_idle_millis,omitempty"`
+}
+
+// Endpoint is what control says about one container's leg in a Network.
+type Endpoint struct {
+	ID string `json:"id"`
+	// Interface is the name of the TAP in the container, for logs.
+	Interface string `json:"interface"`
+	MAC       l2.MAC `json:"mac,omitzero"`
+	// Addrs are the container's addresses; the switch lets no other source through.
+	Addrs []netip.Addr `json:"addrs"`
+	// Strict binds the port to MAC and Addrs alone. It is off for guests whose addresses control
+	// does not know (a guest that configures itself): then the subnets bound the sources.
+	Strict bool `json:"strict"`
+	// Names resolve to Addrs in the Network's DNS.
+	Names []string `json:"names,omitempty"`
+}
