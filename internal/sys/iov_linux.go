@@ -1,0 +1,139 @@
+package sys
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// VecReader reads one record per call into several slices. It belongs to one goroutine.
+type VecReader struct {
+	rc  syscall.RawConn
+	iov []unix.Iovec
+	n   int
+	err syscall.Errno
+
+	waitFn func(fd uintptr) bool
+	tryFn  func(fd uintptr)
+}
+
+// NewVecReader makes a reader of n slices for f, which is non-blocking and known to the poller.
+// It does not own f.
+func NewVecReader(f *os.File, n int) (*VecReader, error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	r := &VecReader{rc: rc, iov: make([]unix.Iovec, n)}
+	r.waitFn = func(fd uintptr) bool {
+		r.readv(fd)
+		return r.err != unix.EAGAIN
+	}
+	r.tryFn = r.readv
+	return r, nil
+}
+
+// Set makes slice i of the next reads b, which must not be empty.
+func (r *VecReader) Set(i int, b []byte) {
+	r.iov[i].Base = unsafe.SliceData(b)
+	r.iov[i].SetLen(len(b))
+}
+
+// Read waits for a record and reads it. After the file is closed it returns os.ErrClosed.
+func (r *VecReader) Read() (int, error) {
+	if err := r.rc.Read(r.waitFn); err != nil {
+		return 0, err
+	}
+	return r.result()
+}
+
+// TryRead reads a record if there is one and returns syscall.EAGAIN if there is none.
+func (r *VecReader) TryRead() (int, error) {
+	if err := r.rc.Control(r.tryFn); err != nil {
+		return 0, err
+	}
+	return r.result()
+}
+
+func (r *VecReader) result() (int, error) {
+	if r.err != 0 {
+		return 0, r.err
+	}
+	return r.n, nil
+}
+
+func (r *VecReader) readv(fd uintptr) {
+	r.n, r.err = vec(unix.SYS_READV, fd, r.iov)
+}
+
+// VecWriter writes records made of several slices. It is safe for concurrent use: the kernel takes
+// each writev as one record, and no lock is held around it.
+type VecWriter struct {
+	rc    syscall.RawConn
+	calls sync.Pool // of *vecCall
+}
+
+// vecCall is one writev under way.
+type vecCall struct {
+	iov []unix.Iovec
+	n   int
+	err syscall.Errno
+	fn  func(fd uintptr)
+}
+
+// NewVecWriter makes a writer for f, which is non-blocking. It does not own f.
+func NewVecWriter(f *os.File) (*VecWriter, error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	w := &VecWriter{rc: rc}
+	w.calls.New = func() any {
+		c := &vecCall{iov: make([]unix.Iovec, 0, 8)}
+		c.fn = func(fd uintptr) { c.n, c.err = vec(unix.SYS_WRITEV, fd, c.iov) }
+		return c
+	}
+	return w, nil
+}
+
+// Write writes head and then the slices of tail as one record. It never waits: a full file is
+// syscall.EAGAIN, a closed one os.ErrClosed.
+func (w *VecWriter) Write(head []byte, tail [][]byte) (int, error) {
+	c := w.calls.Get().(*vecCall)
+	c.iov = appendIovec(c.iov[:0], head)
+	for _, b := range tail {
+		c.iov = appendIovec(c.iov, b)
+	}
+	err := w.rc.Control(c.fn)
+	n, errno := c.n, c.err
+	clear(c.iov)
+	w.calls.Put(c)
+	switch {
+	case err != nil:
+		return 0, err
+	case errno != 0:
+		return 0, errno
+	}
+	return n, nil
+}
+
+func appendIovec(iov []unix.Iovec, b []byte) []unix.Iovec {
+	if len(b) == 0 {
+		return iov
+	}
+	v := unix.Iovec{Base: unsafe.SliceData(b)}
+	v.SetLen(len(b))
+	return append(iov, v)
+}
+
+func vec(trap, fd uintptr, iov []unix.Iovec) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.Syscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
