@@ -1,0 +1,282 @@
+package dnsproxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/stack/drop"
+)
+
+// conns bounds and owns the connections of TCP clients.
+type conns struct {
+	wg sync.WaitGroup // one for each connection
+
+	// mu guards the rest.
+	mu        sync.Mutex
+	closed    bool
+	client    map[netip.Addr]int
+	open      map[net.Conn]struct{}
+	listeners map[net.Listener]struct{}
+}
+
+// ServeTCP accepts connections on l until Close, when it returns nil, or until l fails. It closes l.
+// A connection over the limits is closed at once.
+func (s *Server) ServeTCP(l net.Listener) error {
+	defer l.Close()
+	if !s.conns.listen(l) {
+		return nil
+	}
+	defer s.conns.unlisten(l)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("accept dns connection: %w", err)
+		}
+		s.ServeConn(c)
+	}
+}
+
+// ServeConn serves one connection in a goroutine of the Server's and closes it, for callers that
+// accept connections themselves. Over the limits it is closed at once.
+func (s *Server) ServeConn(c net.Conn) {
+	if !s.conns.admit(c, func() { newStream(s, c).run() }) {
+		s.env.Drops.Add(drop.DNSLimit)
+		c.Close()
+	}
+}
+
+// admit counts c and starts serve, unless a limit is reached.
+func (t *conns) admit(c net.Conn, serve func()) bool {
+	client := clientOf(c)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || len(t.open) >= maxConns || t.client[client] >= maxConnsPerClient {
+		return false
+	}
+	if t.open == nil {
+		t.open, t.client = make(map[net.Conn]struct{}), make(map[netip.Addr]int)
+	}
+	t.open[c] = struct{}{}
+	t.client[client]++
+	t.wg.Go(func() {
+		defer t.leave(c, client)
+		serve()
+	})
+	return true
+}
+
+func (t *conns) leave(c net.Conn, client netip.Addr) {
+	c.Close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, c)
+	if t.client[client]--; t.client[client] == 0 {
+		delete(t.client, client)
+	}
+}
+
+func (t *conns) listen(l net.Listener) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	if t.listeners == nil {
+		t.listeners = make(map[net.Listener]struct{})
+	}
+	t.listeners[l] = struct{}{}
+	return true
+}
+
+func (t *conns) unlisten(l net.Listener) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.listeners, l)
+}
+
+// shut closes everything; admit and listen refuse from now on.
+func (t *conns) shut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	for l := range t.listeners {
+		l.Close()
+	}
+	for c := range t.open {
+		c.Close()
+	}
+}
+
+// stream is the connection of one TCP client.
+//
+// Two goroutines serve it: run reads queries, write sends answers in the order they become ready
+// (RFC 7766 §7). An answer counts as in flight until it is written, so a client that asks
+// and does not read holds no more memory than its queries in flight.
+type stream struct {
+	s      *Server
+	c      net.Conn
+	client netip.Addr
+	// out has room for every answer the connection can get, so putting one in never blocks.
+	out         chan outgoing
+	outstanding atomic.Int32
+	answered    sync.WaitGroup // one for each query whose answer is not written
+}
+
+type outgoing struct {
+	msg  []byte
+	sent func()
+}
+
+func newStream(s *Server, c net.Conn) *stream {
+	return &stream{s: s, c: c, client: clientOf(c), out: make(chan outgoing, maxQueriesPerConn)}
+}
+
+// run serves the connection to its end.
+func (t *stream) run() {
+	var writer sync.WaitGroup
+	writer.Go(t.write)
+	if err := t.read(); err != nil {
+		// The client is gone or breaks the protocol; what is still in flight has no reader.
+		t.c.Close()
+	}
+	t.answered.Wait()
+	close(t.out)
+	writer.Wait()
+}
+
+// read takes queries until the client ends its side between two of them, is idle, or has asked all it
+// may; every other end is an error.
+func (t *stream) read() error {
+	in := splitter{r: t.c}
+	for range maxQueriesPerConn {
+		msg, err := in.next(t)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		t.answered.Add(1)
+		t.outstanding.Add(1)
+		if !t.s.handle(msg, t.client, tcpTransport, t.respond) {
+			t.answered.Done()
+			return errors.New("read dns message: not a query")
+		}
+	}
+	return nil
+}
+
+// beforeMessage is called when the stream is at the start of a message.
+func (t *stream) beforeMessage() { _ = t.c.SetReadDeadline(time.Now().Add(t.s.time.idle)) }
+
+// inMessage is called when the first byte of a message has come.
+func (t *stream) inMessage() { _ = t.c.SetReadDeadline(time.Now().Add(t.s.time.message)) }
+
+// keepWaiting is called when the client was idle; it is not while it waits for us.
+func (t *stream) keepWaiting() bool { return t.outstanding.Load() > 0 }
+
+func (t *stream) respond(msg []byte, sent func()) { t.out <- outgoing{msg, sent} }
+
+func (t *stream) write() {
+	var buf []byte
+	var failed bool
+	for o := range t.out {
+		if !failed {
+			buf = appendFramed(buf[:0], o.msg)
+			_ = t.c.SetWriteDeadline(time.Now().Add(t.s.time.writeOut))
+			if _, err := t.c.Write(buf); err != nil {
+				failed = true
+				t.c.Close()
+			}
+		}
+		o.sent()
+		t.outstanding.Add(-1)
+		t.answered.Done()
+	}
+}
+
+// appendFramed appends msg as it stands in a stream (RFC 1035 §4.2.2).
+func appendFramed(b, msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(msg))), msg...)
+}
+
+// pacer is told where in a message a splitter is, to set deadlines.
+type pacer interface {
+	beforeMessage()
+	inMessage()
+	keepWaiting() bool
+}
+
+// splitter cuts a stream into DNS messages. Its memory grows with the bytes that came, not with the
+// length a client claims.
+type splitter struct {
+	r    io.Reader
+	mem  []byte
+	from int   // mem[from:to] is read and not returned yet
+	to   int
+	err  error // of r
+}
+
+const firstRead = 2048
+
+// next returns the next message, valid until the following call. The end of the stream between two
+// messages, and an idle client, are io.EOF; inside a message the end is io.ErrUnexpectedEOF. p may be nil.
+func (in *splitter) next(p pacer) ([]byte, error) {
+	if p != nil {
+		p.beforeMessage()
+	}
+	for begun := false; ; {
+		have := in.mem[in.from:in.to]
+		if len(have) >= 2 {
+			if end := 2 + int(binary.BigEndian.Uint16(have)); len(have) >= end {
+				in.from += end
+				return have[2:end:end], nil
+			}
+		}
+		if p != nil && !begun && len(have) > 0 {
+			begun = true
+			p.inMessage()
+		}
+		switch {
+		case in.err == nil:
+			in.fill()
+		case len(have) == 0 && p != nil && errors.Is(in.err, os.ErrDeadlineExceeded):
+			if !p.keepWaiting() {
+				return nil, io.EOF
+			}
+			in.err = nil
+			p.beforeMessage()
+		case len(have) > 0 && errors.Is(in.err, io.EOF):
+			return nil, io.ErrUnexpectedEOF
+		default:
+			return nil, in.err
+		}
+	}
+}
+
+// fill reads once, behind what is there. A Read of nothing without an error is simply repeated, as
+// io.Reader promises not to do that for ever.
+func (in *splitter) fill() {
+	switch {
+	case in.to < len(in.mem):
+	case in.from > 0:
+		in.to = copy(in.mem, in.mem[in.from:in.to])
+		in.from = 0
+	default:
+		in.mem = append(in.mem, make([]byte, max(firstRead, len(in.mem)))...)
+	}
+	n, err := in.r.Read(in.mem[in.to:])
+	in.to += n
+	in.err = err
+}
