@@ -40,6 +40,7 @@ const (
 
 	// NAT.
 	PolicyDenied   // destination the policy refuses
+	FilterDenied   // came from an address the flow has not sent to
 	FlowLimit      // the container or the process is at its flow limit
 	HandshakeLimit // too many TCP handshakes in flight
 	SocketError    // the host refused the socket or the send
@@ -62,7 +63,7 @@ var names = [reasons]string{
 	"frame-runt", "vnet-bad", "tap-full", "tap-down",
 	"ethertype-denied", "src-group", "src-mac-spoofed", "src-ip-spoofed", "dst-unknown", "broadcast-limit", "port-isolated",
 	"ip-malformed", "ip-options", "ip-fragment", "ip-protocol", "ttl-exceeded", "checksum-bad", "not-for-us",
-	"policy-denied", "flow-limit", "handshake-limit", "socket-error", "queue-full", "icmp-limit", "icmp-unmatched",
+	"policy-denied", "filter-denied", "flow-limit", "handshake-limit", "socket-error", "queue-full", "icmp-limit", "icmp-unmatched",
 	"dns-malformed", "dns-limit",
 	"publish-limit",
 }
