@@ -1,0 +1,219 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/internal/datapath"
+	"github.com/usernet/usernet/stack/spec"
+)
+
+var errRestarting = errors.New("the datapath is being restarted; try again")
+
+// supervisor owns the process and what it should hold. All its fields belong to the goroutine of run.
+type supervisor struct {
+	c    *Control
+	log  *slog.Logger
+	ctx  context.Context   // ends with Close
+	proc *datapath.Process // nil between two processes
+	want want
+
+	restarts restarts
+	captured bool // a datapath has written to the capture file already
+	watching bool // both watchers have been started
+
+	upstreams chan []netip.AddrPort // the latest, from watchUpstreams
+	changed   chan struct{}         // the host changed, from watchHost
+	wg        sync.WaitGroup        // both watchers
+}
+
+func newSupervisor(ctx context.Context, c *Control) *supervisor {
+	s := &supervisor{
+		c: c, log: c.log, ctx: ctx,
+		upstreams: make(chan []netip.AddrPort, 1),
+		changed:   make(chan struct{}, 1),
+	}
+	s.want.dns.Hosts = c.cfg.DNS.Hosts
+	s.want.dns.Upstreams = c.cfg.DNS.Servers
+	return s
+}
+
+// run is the life of a Control.
+func (s *supervisor) run() {
+	defer s.end()
+	err := s.launch()
+	if s.ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		s.c.fail(fmt.Errorf("start datapath: %w", err))
+		return
+	}
+	close(s.c.ready)
+	for {
+		s.c.setState(Running)
+		s.serve()
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.c.setState(Restarting)
+		if !s.replace() {
+			return
+		}
+	}
+}
+
+// replace launches until a process has everything, which is true, or the Control is closed.
+func (s *supervisor) replace() bool {
+	for {
+		s.retire()
+		wait := s.restarts.next(time.Now())
+		s.log.Info("restarting datapath", "in", wait)
+		if !s.pause(wait) {
+			return false
+		}
+		s.c.countRestart()
+		err := s.launch()
+		switch {
+		case s.ctx.Err() != nil:
+			return false
+		case err == nil:
+			return true
+		}
+		s.log.Error("restart datapath", "err", err)
+	}
+}
+
+// launch starts a process and sends it everything that is wanted.
+func (s *supervisor) launch() error {
+	began := time.Now()
+	cfg := s.c.cfg.Datapath
+	cfg.Event = s.event
+	p, err := datapath.Start(cfg)
+	if err != nil {
+		return err
+	}
+	s.proc = p
+	// The process needs a millisecond or two to isolate itself. What control has to do anyway is done meanwhile.
+	s.watch()
+	h, err := p.Hello(s.ctx)
+	if err != nil {
+		return errors.Join(err, p.Err())
+	}
+	if err := p.Configure(s.ctx, s.c.cfg.Network); err != nil {
+		return err
+	}
+	if err := s.resend(p); err != nil {
+		return err
+	}
+	s.c.setProcess(p.PID(), h)
+	s.log.Info("datapath runs", "pid", p.PID(), "took", time.Since(began), "weakened", h.Confine.Weakened())
+	return nil
+}
+
+// serve works until the process ends or the Control is closed.
+func (s *supervisor) serve() {
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.proc.Done():
+			s.log.Error("datapath ended", "pid", s.proc.PID(), "err", s.proc.Err())
+			return
+		case o := <-s.c.ops:
+			o.reply <- o.run(s)
+		case u := <-s.upstreams:
+			s.setUpstreams(u)
+		case <-s.changed:
+			s.log.Info("host addresses or routes changed")
+			s.keep("host-changed", s.send((*datapath.Process).HostChanged))
+		}
+	}
+}
+
+// pause serves without a process for as long as wait, and reports false when the Control is closed.
+func (s *supervisor) pause(wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return false
+		case <-t.C:
+			return true
+		case o := <-s.c.ops:
+			o.reply <- o.run(s)
+		case u := <-s.upstreams:
+			s.setUpstreams(u)
+		}
+	}
+}
+
+// send runs one request. Its error is a refusal or ErrClosed. Anything else that goes wrong is the
+// end of this process: it is killed, the next one gets what is wanted, and the error is nil.
+func (s *supervisor) send(request func(*datapath.Process, context.Context) error) error {
+	if s.proc == nil {
+		return nil
+	}
+	err := request(s.proc, s.ctx)
+	var refused *datapath.RefusedError
+	switch {
+	case err == nil, errors.As(err, &refused):
+		return err
+	case s.ctx.Err() != nil:
+		return ErrClosed
+	}
+	s.log.Error("datapath does not answer, killing it", "pid", s.proc.PID(), "err", err)
+	s.proc.Kill()
+	return nil
+}
+
+// keep logs the refusal of something that stays wanted.
+func (s *supervisor) keep(what string, err error) {
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.log.Warn("refused by datapath", "request", what, "err", err)
+	}
+}
+
+func (s *supervisor) stats(ctx context.Context) (spec.Stats, error) {
+	if s.proc == nil {
+		return spec.Stats{}, errRestarting
+	}
+	return s.proc.Stats(ctx)
+}
+
+// event runs on the goroutine that reads the process's socket.
+func (s *supervisor) event(e datapath.Event) {
+	s.log.Warn("datapath event", "event", e.Kind, "id", e.ID, "cause", e.Cause)
+	if s.c.cfg.Event != nil {
+		s.c.cfg.Event(e)
+	}
+}
+
+// retire makes sure that the process is gone.
+func (s *supervisor) retire() {
+	s.c.setProcess(0, s.c.Status().Hello)
+	if s.proc != nil {
+		s.proc.Kill()
+		s.proc = nil
+	}
+}
+
+// end releases everything and makes the state final.
+func (s *supervisor) end() {
+	s.c.cancel()
+	if s.proc != nil {
+		if err := s.proc.Close(); err != nil {
+			s.log.Warn("close datapath", "err", err)
+		}
+	}
+	s.want.close()
+	s.wg.Wait()
+	s.c.setProcess(0, s.c.Status().Hello)
+	s.c.finish()
+}
