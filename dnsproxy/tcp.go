@@ -223,7 +223,7 @@ type pacer interface {
 type splitter struct {
 	r    io.Reader
 	mem  []byte
-	from int   // mem[from:to] is read and not returned yet
+	from int // mem[from:to] is read and not returned yet
 	to   int
 	err  error // of r
 }
