@@ -31,6 +31,7 @@ type SendBatch struct {
 
 	n, sent int
 	first   syscall.Errno
+	retried bool
 	fn      func(fd uintptr)
 }
 
@@ -102,6 +103,10 @@ func (b *SendBatch) SendFD(fd int) (sent int, err error) {
 // Err is what became of datagram i of the last send: 0 when it went.
 func (b *SendBatch) Err(i int) syscall.Errno { return b.errs[i] }
 
+// Retried reports whether the last send met an error the socket held for an earlier datagram. That took the
+// error off the socket, so the receiver will not see it; whoever asks reads the error queue.
+func (b *SendBatch) Retried() bool { return b.retried }
+
 // Reset forgets what waits.
 func (b *SendBatch) Reset() { b.reset() }
 
@@ -121,6 +126,7 @@ func (b *SendBatch) reset() {
 
 func (b *SendBatch) send(fd uintptr) (sent int, first syscall.Errno) {
 	clear(b.errs[:b.n])
+	b.retried = false
 	retried := -1
 	for at := 0; at < b.n; {
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.hdr[at])),
@@ -133,7 +139,7 @@ func (b *SendBatch) send(fd uintptr) (sent int, first syscall.Errno) {
 		case errno == unix.EINTR:
 			continue
 		case pending(errno) && retried != at:
-			retried = at
+			retried, b.retried = at, true
 			continue
 		}
 		if first == 0 {
