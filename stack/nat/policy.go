@@ -1,0 +1,158 @@
+package nat
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/spec"
+)
+
+// Theory of operation
+//
+// Policy answers one question for TCP, UDP and ping alike: may a container send to this address,
+// and if so, which address does the host use for it? It is asked for every datagram, so it is a
+// handful of comparisons on a value that never changes.
+//
+// The host's kernel is what makes this necessary. A packet of the container becomes a connect or
+// sendto of an ordinary process of the host, and the kernel reads more addresses as "this host"
+// than a router would ever forward: all of 127/8, 0.0.0.0, ::, ::1 and each of them again in its
+// v4-mapped spelling. Translators on the way (NAT64, 6to4, Teredo) spell every v4 address once
+// more in v6. Whatever is refused in one spelling is refused in all.
+//
+// The order matters in one place: the gateway's address lies in the Network's own subnet and is
+// the only address there that may leave, as the host's loopback, and only when asked for.
+//
+// The host's own non-loopback addresses are ordinary destinations. What listens on them has
+// chosen to be reachable from other machines, and a container is treated as one.
+
+// Verdict is what Policy.Check says of a destination.
+type Verdict struct {
+	// Allow is false when nothing may be sent there; the other fields are then zero.
+	Allow bool
+	// Dial is the address the host side uses. It differs from the destination only for a gateway
+	// that stands for the host's loopback.
+	Dial netip.Addr
+	// Loopback says that Dial is the host's loopback in place of the gateway, so replies have to
+	// show the gateway as their source.
+	Loopback bool
+}
+
+// Policy decides which destinations containers of one Network may reach. It is immutable and safe
+// for concurrent use.
+type Policy struct {
+	gateway4, gateway6 netip.Addr
+	subnet4, subnet6   netip.Prefix
+	hostLoopback       bool
+	metadata           bool
+}
+
+// NewPolicy makes the Policy of a Network.
+func NewPolicy(n spec.Network) *Policy {
+	return &Policy{
+		gateway4: n.Gateway4, gateway6: n.Gateway6,
+		subnet4: n.Subnet4, subnet6: n.Subnet6,
+		hostLoopback: n.Policy.HostLoopback,
+		metadata:     n.Policy.Metadata,
+	}
+}
+
+var (
+	loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback6 = netip.IPv6Loopback()
+
+	linkLocal4 = netip.MustParsePrefix("169.254.0.0/16") // RFC 3927 §7: not to be forwarded
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
+	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215; only its /96 form is read
+	sixToFour  = netip.MustParsePrefix("2002::/16")      // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")      // RFC 4380
+	ipv4Compat = netip.MustParsePrefix("::/96")          // RFC 4291 §2.5.5.1, deprecated; holds :: and ::1 too
+)
+
+// metadataAddrs are where clouds serve instance metadata and credentials outside 169.254/16.
+var metadataAddrs = [...]netip.Addr{
+	netip.MustParseAddr("168.63.129.16"),      // Azure
+	netip.MustParseAddr("100.100.100.200"),    // Alibaba
+	netip.MustParseAddr("192.0.0.192"),        // Oracle
+	netip.MustParseAddr("fd00:ec2::254"),      // AWS
+	netip.MustParseAddr("fd00:ec2::23"),       // AWS, credentials of pods
+	netip.MustParseAddr("fd20:ce::254"),       // Google
+	netip.MustParseAddr("fd00:c1::a9fe:a9fe"), // Oracle
+}
+
+// Check says whether a container may send packets of the IP protocol proto to dst. The port is
+// looked at for TCP and UDP only, where port 0 is refused (RFC 6335 §6: it is reserved).
+func (p *Policy) Check(proto uint8, dst netip.AddrPort) Verdict {
+	if dst.Port() == 0 && (proto == ip.UDP || proto == ip.TCP) {
+		return Verdict{}
+	}
+	a := dst.Addr()
+	if p.hostLoopback && a.IsValid() {
+		switch a {
+		case p.gateway4:
+			return Verdict{Allow: true, Dial: loopback4, Loopback: true}
+		case p.gateway6:
+			return Verdict{Allow: true, Dial: loopback6, Loopback: true}
+		}
+	}
+	if a.Is4() && p.allow4(a) || a.Is6() && p.allow6(a) {
+		return Verdict{Allow: true, Dial: a}
+	}
+	return Verdict{}
+}
+
+// Gateway returns the address that stands for the host's loopback in the family of a, to name the
+// source of what comes back from there.
+func (p *Policy) Gateway(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return p.gateway4
+	}
+	return p.gateway6
+}
+
+func (p *Policy) allow4(a netip.Addr) bool {
+	first := a.As4()[0]
+	if first == 0 || first == 127 || first >= 224 { // 0/8, loopback, multicast, 240/4 and broadcast
+		return false
+	}
+	if p.subnet4.Contains(a) {
+		return false
+	}
+	return p.metadata || !linkLocal4.Contains(a) && !isMetadata(a)
+}
+
+func (p *Policy) allow6(a netip.Addr) bool {
+	// A zone never comes from a packet; link-local addresses would need one to be dialled.
+	if a.Is4In6() || a.Zone() != "" || a.IsMulticast() || a.IsLinkLocalUnicast() || ipv4Compat.Contains(a) {
+		return false
+	}
+	if p.subnet6.Contains(a) {
+		return false
+	}
+	if v4, ok := embedded4(a); ok && !p.allow4(v4) {
+		return false
+	}
+	return p.metadata || !isMetadata(a)
+}
+
+// embedded4 returns the IPv4 address a translator on the way would send to.
+func embedded4(a netip.Addr) (netip.Addr, bool) {
+	b := a.As16()
+	switch {
+	case nat64.Contains(a), nat64Local.Contains(a):
+		return netip.AddrFrom4([4]byte(b[12:16])), true
+	case sixToFour.Contains(a):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	case teredo.Contains(a): // the client's address, bits inverted
+		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
+	}
+	return netip.Addr{}, false
+}
+
+func isMetadata(a netip.Addr) bool {
+	for i := range metadataAddrs {
+		if a == metadataAddrs[i] {
+			return true
+		}
+	}
+	return false
+}
