@@ -1,0 +1,106 @@
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// killDescendants kills every descendant of the calling process, which is a child subreaper, and
+// returns when none is left. Only processes for which member says yes are touched; nil means all.
+//
+// A process may fork between the look at /proc and the kill, so one pass proves nothing. As every
+// orphan becomes a child of the subreaper, having no child left proves that there is no descendant.
+// The passes are paced by deaths: each waits for one child, all of which have been killed.
+func killDescendants(member func(pid int) bool) {
+	for {
+		child := 0
+		for _, p := range descendants(os.Getpid()) {
+			if member != nil && !member(p.pid) {
+				continue
+			}
+			// A process that is gone by now needs no kill.
+			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+			if p.ppid == os.Getpid() {
+				child = p.pid
+			}
+		}
+		if child == 0 {
+			return
+		}
+		for {
+			_, err := syscall.Wait4(child, nil, 0, nil)
+			if !errors.Is(err, syscall.EINTR) {
+				break
+			}
+		}
+	}
+}
+
+type process struct{ pid, ppid int }
+
+// descendants lists the processes below pid, zombies included, parents before their children.
+func descendants(pid int) []process {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	children := map[int][]int{}
+	for _, name := range names {
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if ppid, ok := parentOf(n); ok {
+			children[ppid] = append(children[ppid], n)
+		}
+	}
+	found := []process{}
+	queue := []int{pid}
+	for len(queue) > 0 {
+		parent := queue[0]
+		queue = queue[1:]
+		for _, c := range children[parent] {
+			found = append(found, process{c, parent})
+		}
+		queue = append(queue, children[parent]...)
+		delete(children, parent) // pids are reused while we read: never walk one twice
+	}
+	return found
+}
+
+// parentOf reads the parent's pid from /proc/PID/stat.
+func parentOf(pid int) (int, bool) {
+	_, ppid, ok := readStat(pid)
+	return ppid, ok
+}
+
+// readStat returns the state letter and the parent of a process (proc_pid_stat(5)).
+func readStat(pid int) (state byte, ppid int, ok bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, false
+	}
+	// The name in parentheses may itself hold parentheses and spaces.
+	i := bytes.LastIndexByte(b, ')')
+	f := bytes.Fields(b[i+1:])
+	if i < 0 || len(f) < 2 || len(f[0]) != 1 {
+		return 0, 0, false
+	}
+	ppid, err = strconv.Atoi(string(f[1]))
+	return f[0][0], ppid, err == nil
+}
+
+// inOtherUserNamespace says of a process that it is in a user namespace other than ours. What a
+// sandbox started is, for good: nothing inside can come back to ours. What the caller had started
+// before it became usernet is not.
+func inOtherUserNamespace(pid int) bool {
+	own, err1 := os.Readlink("/proc/self/ns/user")
+	its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
+	return err1 == nil && err2 == nil && own != its
+}

@@ -1,0 +1,254 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sandbox is one running sandbox as the shim sees it.
+type sandbox struct {
+	cfg     *Config
+	log     *slog.Logger
+	init    *os.Process
+	conn    *conn
+	signals <-chan os.Signal
+	net     Network // nil until it is up; stays nil without one
+}
+
+// Run runs CMD in a new sandbox, returns its exit code and leaves nothing behind. An error means that
+// usernet, not CMD, failed; the code is then the one to exit with.
+func Run(ctx context.Context, cfg Config) (int, error) {
+	s := &sandbox{cfg: &cfg, log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	signals, release := catchSignals()
+	defer release()
+	s.signals = signals
+	// Orphans come to us when init is killed.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return ExitFailure, fmt.Errorf("become subreaper: %w", err)
+	}
+	var err error
+	if s.init, s.conn, err = startInit(&cfg); err != nil {
+		return ExitFailure, err
+	}
+	code, err := s.run(ctx)
+	if err != nil {
+		return ExitCode(err), err
+	}
+	return code, nil
+}
+
+// result is a value or an error, for a channel.
+type result[T any] struct {
+	v   T
+	err error
+}
+
+// events are what a sandbox waits for.
+type events struct {
+	up       chan result[Network]          // the network is ready, the TAP attached, the ports bound
+	exited   chan result[*os.ProcessState] // init
+	messages chan result[message]          // from init; closed after an error
+}
+
+// run takes the sandbox from a started init to its end.
+func (s *sandbox) run(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	ev := events{make(chan result[Network], 1), make(chan result[*os.ProcessState], 1), make(chan result[message])}
+	dev := make(chan message, 1)
+	var wg sync.WaitGroup
+	if s.cfg.Start != nil {
+		wg.Go(func() { ev.up <- s.startNetwork(ctx, dev) })
+	} else {
+		ev.up <- result[Network]{}
+	}
+	wg.Go(func() {
+		ps, err := s.init.Wait()
+		ev.exited <- result[*os.ProcessState]{ps, err}
+	})
+	wg.Go(func() { s.read(ev.messages) })
+
+	code, err := s.serve(ctx, ev, dev)
+	cancel()
+	// Init ends when the socket does, if it has not yet.
+	s.conn.close()
+	for range ev.messages {
+		// The reader must not wait for a taker of its last message.
+	}
+	wg.Wait()
+	select {
+	case m := <-dev: // a TAP nobody took
+		m.file.Close()
+	default:
+	}
+	select {
+	case r := <-ev.up: // a network that was ready too late
+		s.net = r.v
+	default:
+	}
+	if s.net != nil {
+		err = errors.Join(err, s.net.Close())
+	}
+	// The datapath is gone by now: whatever is left below us in another user namespace is the sandbox's.
+	killDescendants(inOtherUserNamespace)
+	return code, err
+}
+
+// startNetwork brings up control and datapath, binds the ports, and attaches the TAP that comes over dev.
+func (s *sandbox) startNetwork(ctx context.Context, dev <-chan message) result[Network] {
+	n, err := s.cfg.Start(ctx, s.init.Pid)
+	if err != nil {
+		return result[Network]{err: err}
+	}
+	if err := s.connect(ctx, n, dev); err != nil {
+		return result[Network]{err: errors.Join(err, n.Close())}
+	}
+	return result[Network]{v: n}
+}
+
+func (s *sandbox) connect(ctx context.Context, n Network, dev <-chan message) error {
+	if len(s.cfg.Publish) > 0 {
+		if _, err := n.Publish(s.cfg.Publish); err != nil {
+			return err
+		}
+	}
+	select {
+	case m := <-dev:
+		defer m.file.Close()
+		return n.Attach(s.cfg.Endpoint, m.file, *m.Info)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// read passes on what init sends; the last result is its error.
+func (s *sandbox) read(messages chan<- result[message]) {
+	defer close(messages)
+	for {
+		m, err := s.conn.receive()
+		messages <- result[message]{m, err}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// sendSetup tells init what to make. With MapAuto it maps init before.
+func (s *sandbox) sendSetup(ctx context.Context) error {
+	if s.cfg.Map == MapAuto {
+		if err := mapAuto(ctx, s.init.Pid); err != nil {
+			return fmt.Errorf("map users: %w", err)
+		}
+	}
+	set := &setup{
+		Maps: ownMaps(s.cfg.Map), Dir: s.cfg.Dir, Hostname: s.cfg.Hostname, Files: s.cfg.Files,
+		OwnNetwork: s.cfg.Network != NetworkHost, Log: s.cfg.InitLog,
+	}
+	if s.cfg.Network == NetworkPrivate {
+		set.Link = &s.cfg.Link
+	}
+	return s.conn.send(message{Kind: kindSetup, Setup: set})
+}
+
+// serve sees to the sandbox until init has exited or something fails. A TAP from init goes to dev.
+func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int, error) {
+	if err := s.sendSetup(ctx); err != nil {
+		return ExitFailure, err
+	}
+	running := false // CMD
+	var netDone <-chan struct{}
+	for {
+		select {
+		case r := <-ev.up:
+			if r.err != nil {
+				return ExitFailure, r.err
+			}
+			if s.net = r.v; s.net != nil {
+				netDone = s.net.Done()
+			}
+			// An init that is gone by now shows as its exit.
+			_ = s.conn.send(message{Kind: kindGo})
+		case r, ok := <-ev.messages:
+			if !ok {
+				ev.messages = nil
+				continue
+			}
+			if err := s.handle(r, dev); err != nil {
+				return ExitCode(err), err
+			}
+			running = running || r.v.Kind == kindStarted
+		case r := <-ev.exited:
+			return s.ended(r, ev.messages)
+		case sig := <-s.signals:
+			if !running && endsProcess(sig.(syscall.Signal)) {
+				return exitSignal + int(sig.(syscall.Signal)), nil
+			}
+			if running && !reachedCommand(sig.(syscall.Signal)) {
+				_ = s.conn.send(message{Kind: kindSignal, Signal: sig.(syscall.Signal)})
+			}
+		case <-netDone:
+			s.log.Error("network is down for good; the command goes on without")
+			netDone = nil
+		case <-ctx.Done():
+			return ExitFailure, ctx.Err()
+		}
+	}
+}
+
+// handle acts on a message of init. An error ends the sandbox.
+func (s *sandbox) handle(r result[message], dev chan<- message) error {
+	m := r.v
+	switch {
+	case r.err != nil:
+		return nil // the end of init shows as its exit
+	case m.Kind == kindFailed:
+		return &Error{Code: m.Code, Err: errors.New(m.Error)}
+	case m.Kind == kindTAP && m.file != nil && m.Info != nil && s.cfg.Start != nil:
+		select {
+		case dev <- m:
+			return nil
+		default: // a second one
+		}
+	case m.Kind == kindStopped:
+		stopWith(m.PID, m.Signal)
+	case m.Kind == kindStarted:
+		s.log.Info("command started", "pid", m.PID)
+	}
+	if m.file != nil {
+		m.file.Close()
+	}
+	return nil
+}
+
+// ended makes the exit code of an init that is gone. What it sent last may still be to be read.
+func (s *sandbox) ended(r result[*os.ProcessState], messages <-chan result[message]) (int, error) {
+	if r.err != nil {
+		return ExitFailure, fmt.Errorf("wait for sandbox init: %w", r.err)
+	}
+	if messages != nil {
+		for m := range messages {
+			if m.err == nil && m.v.Kind == kindFailed {
+				return m.v.Code, &Error{Code: m.v.Code, Err: errors.New(m.v.Error)}
+			}
+		}
+	}
+	ws := r.v.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return ExitFailure, fmt.Errorf("run sandbox: its init was ended by signal %d (%v); everything in the sandbox was ended with it", int(ws.Signal()), ws.Signal())
+	}
+	return ws.ExitStatus(), nil
+}
+
+// endsProcess says that a signal whose default action is taken ends a process.
+func endsProcess(s syscall.Signal) bool {
+	return s != syscall.SIGWINCH && s != syscall.SIGCONT
+}
