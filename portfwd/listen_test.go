@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -296,7 +297,7 @@ func TestListenAgainWithTimeWait(t *testing.T) {
 	closeListeners(again)
 }
 
-// TestExplain is LU-13 and its neighbours; the real refusal needs another user and is tried in rootless-tests.
+// TestExplain shows the words for refusals that are hard to provoke.
 func TestExplain(t *testing.T) {
 	s := Spec{Proto: TCP, HostIP: netip.IPv4Unspecified(), HostPort: 80, Port: 80}
 	rows := []struct {
@@ -313,5 +314,38 @@ func TestExplain(t *testing.T) {
 		if err := explain(r.spec, r.errno); err.Error() != r.want || !errors.Is(err, r.errno) {
 			t.Errorf("got  %v\nwant %s", err, r.want)
 		}
+	}
+}
+
+// TestListenPrivilegedPort is LU-13: without the capability the kernel says no, and we say what to do.
+func TestListenPrivilegedPort(t *testing.T) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if start < 2 {
+		t.Skipf("net.ipv4.ip_unprivileged_port_start=%d: no port of this host is privileged", start)
+	}
+	spec := Spec{Proto: TCP, HostIP: addr("0.0.0.0"), HostPort: uint16(start - 1), Port: 80}
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread that gave up its capabilities ends
+		header, none := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			failed <- err
+			return
+		}
+		ls, err := Listen([]Spec{spec}, true)
+		closeListeners(ls)
+		failed <- err
+	}()
+	err = <-failed
+	want := fmt.Sprintf("publish %s: permission denied; publish a port >= 1024 or set net.ipv4.ip_unprivileged_port_start=%d", spec.host(), start-1)
+	if !errors.Is(err, syscall.EACCES) || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
