@@ -50,7 +50,7 @@ func NewReceiver(rc syscall.RawConn, pool *BatchPool) *Receiver {
 // into the pool. On an error there is no batch.
 func (r *Receiver) Recv() (*RecvBatch, error) {
 	if err := r.rc.Read(r.fn); err != nil {
-		return nil, err
+		return nil, closedError(r.rc, err)
 	}
 	b := r.got
 	r.got = nil

@@ -63,7 +63,7 @@ func NewErrQueue() *ErrQueue {
 // reports the entry's Errno once; that is the moment to read the queue until it is empty.
 func (q *ErrQueue) Read(rc syscall.RawConn) (SockError, error) {
 	if err := rc.Control(q.fn); err != nil {
-		return SockError{}, err
+		return SockError{}, closedError(rc, err)
 	}
 	return q.result()
 }

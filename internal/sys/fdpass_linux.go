@@ -58,6 +58,7 @@ func SendMessage(rc syscall.RawConn, msg []byte, files ...*os.File) error {
 			}
 		}
 	})
+	err = closedError(rc, err)
 	runtime.KeepAlive(files)
 	switch {
 	case err != nil:
@@ -94,6 +95,7 @@ func RecvMessage(rc syscall.RawConn, buf []byte) (int, []*os.File, error) {
 			}
 		}
 	})
+	err = closedError(rc, err)
 	if err == nil {
 		err = rerr
 	}

@@ -2,7 +2,6 @@ package sys
 
 import (
 	"os"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -45,7 +44,7 @@ func (r *VecReader) Set(i int, b []byte) {
 // Read waits for a record and reads it. After the file is closed it returns os.ErrClosed.
 func (r *VecReader) Read() (int, error) {
 	if err := r.rc.Read(r.waitFn); err != nil {
-		return 0, err
+		return 0, closedError(r.rc, err)
 	}
 	return r.result()
 }
@@ -53,7 +52,7 @@ func (r *VecReader) Read() (int, error) {
 // TryRead reads a record if there is one and returns syscall.EAGAIN if there is none.
 func (r *VecReader) TryRead() (int, error) {
 	if err := r.rc.Control(r.tryFn); err != nil {
-		return 0, err
+		return 0, closedError(r.rc, err)
 	}
 	return r.result()
 }
@@ -69,15 +68,11 @@ func (r *VecReader) readv(fd uintptr) {
 	r.n, r.err = vec(unix.SYS_READV, fd, r.iov)
 }
 
-// VecWriter writes records made of several slices. It is safe for concurrent use: the kernel takes
-// each writev as one record, and no lock is held around it.
+// VecWriter writes one record per call out of several slices. It belongs to one goroutine at a
+// time; several writers of one file write at once, as the kernel takes each writev as one record
+// and no lock is held around it.
 type VecWriter struct {
-	rc    syscall.RawConn
-	calls sync.Pool // of *vecCall
-}
-
-// vecCall is one writev under way.
-type vecCall struct {
+	rc  syscall.RawConn
 	iov []unix.Iovec
 	n   int
 	err syscall.Errno
@@ -90,34 +85,27 @@ func NewVecWriter(f *os.File) (*VecWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &VecWriter{rc: rc}
-	w.calls.New = func() any {
-		c := &vecCall{iov: make([]unix.Iovec, 0, 8)}
-		c.fn = func(fd uintptr) { c.n, c.err = vec(unix.SYS_WRITEV, fd, c.iov) }
-		return c
-	}
+	w := &VecWriter{rc: rc, iov: make([]unix.Iovec, 0, 8)}
+	w.fn = func(fd uintptr) { w.n, w.err = vec(unix.SYS_WRITEV, fd, w.iov) }
 	return w, nil
 }
 
 // Write writes head and then the slices of tail as one record. It never waits: a full file is
 // syscall.EAGAIN, a closed one os.ErrClosed.
 func (w *VecWriter) Write(head []byte, tail [][]byte) (int, error) {
-	c := w.calls.Get().(*vecCall)
-	c.iov = appendIovec(c.iov[:0], head)
+	w.iov = appendIovec(w.iov[:0], head)
 	for _, b := range tail {
-		c.iov = appendIovec(c.iov, b)
+		w.iov = appendIovec(w.iov, b)
 	}
-	err := w.rc.Control(c.fn)
-	n, errno := c.n, c.err
-	clear(c.iov)
-	w.calls.Put(c)
+	err := w.rc.Control(w.fn)
+	clear(w.iov) // let go of the payload
 	switch {
 	case err != nil:
-		return 0, err
-	case errno != 0:
-		return 0, errno
+		return 0, closedError(w.rc, err)
+	case w.err != 0:
+		return 0, w.err
 	}
-	return n, nil
+	return w.n, nil
 }
 
 func appendIovec(iov []unix.Iovec, b []byte) []unix.Iovec {

@@ -79,7 +79,7 @@ func (b *RecvBatch) Len() int { return b.n }
 func (b *RecvBatch) Recv(rc syscall.RawConn) (int, error) {
 	if err := rc.Read(b.waitFn); err != nil {
 		b.n = 0
-		return 0, err
+		return 0, closedError(rc, err)
 	}
 	return b.result()
 }
@@ -88,7 +88,7 @@ func (b *RecvBatch) Recv(rc syscall.RawConn) (int, error) {
 func (b *RecvBatch) TryRecv(rc syscall.RawConn) (int, error) {
 	if err := rc.Control(b.tryFn); err != nil {
 		b.n = 0
-		return 0, err
+		return 0, closedError(rc, err)
 	}
 	return b.result()
 }

@@ -89,7 +89,7 @@ func (b *SendBatch) Add(m *Datagram) bool {
 func (b *SendBatch) Send(rc syscall.RawConn) (sent int, err error) {
 	if err := rc.Control(b.fn); err != nil {
 		b.reset()
-		return 0, err
+		return 0, closedError(rc, err)
 	}
 	return b.result()
 }

@@ -1,0 +1,102 @@
+package netns
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// sysctls makes the settings of the namespace that only /proc/sys has. Each is a comfort: where
+// /proc/sys is read-only, as in many containers, the network works without, so a failure is a log
+// line.
+//
+// They are written before the interface goes up, because accept_dad counts at that moment.
+func sysctls(c Config) {
+	set := func(path, value string) {
+		if err := write(path, value); err != nil {
+			c.Log.Warn("sysctl not set", "path", path, "value", value, "err", err)
+		}
+	}
+	// As Docker sets them: the namespace belongs to its user, so there is nobody to protect low
+	// ports from, and ping works without a capability.
+	set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+	if err := pingGroups(); err != nil {
+		c.Log.Warn("sysctl not set", "path", pingPath, "err", err)
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return // a kernel without IPv6
+	}
+	conf := "/proc/sys/net/ipv6/conf/" + c.Name + "/"
+	if !c.Addr6.IsValid() {
+		set(conf+"disable_ipv6", "1")
+		return
+	}
+	// Addresses and routes are ours: no second address from the gateway's advertisements (they are
+	// for guests that configure themselves), no temporary ones (accept_ra covers both), and the
+	// link-local address usable from the first packet rather than after a second of DAD.
+	set(conf+"disable_ipv6", "0") // a host with default.disable_ipv6=1 passes it on
+	set(conf+"accept_ra", "0")
+	set(conf+"autoconf", "0")
+	set(conf+"accept_dad", "0")
+}
+
+const pingPath = "/proc/sys/net/ipv4/ping_group_range"
+
+// pingGroups lets every group that exists in the user namespace open ping sockets.
+func pingGroups() error {
+	err := write(pingPath, "0 2147483647")
+	if err == nil {
+		return nil
+	}
+	// The kernel refuses a group that is not mapped (EINVAL).
+	m, rerr := os.ReadFile("/proc/self/gid_map")
+	if rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	low, high, ok := groupRange(m)
+	if !ok {
+		return err
+	}
+	return write(pingPath, fmt.Sprintf("%d %d", low, high))
+}
+
+// groupRange returns the first and last group to write for a gid_map. The kernel compares groups
+// by their ids outside, so the ends are the inner names of the least and the greatest of those,
+// provided that the inner names are in order too; else the longest extent must do.
+func groupRange(gidMap []byte) (low, high uint64, ok bool) {
+	type extent struct{ in, out, n uint64 }
+	var least, most, longest extent
+	for s := bufio.NewScanner(bytes.NewReader(gidMap)); s.Scan(); {
+		var e extent
+		if _, err := fmt.Sscan(s.Text(), &e.in, &e.out, &e.n); err != nil || e.n == 0 {
+			continue
+		}
+		if !ok || e.out < least.out {
+			least = e
+		}
+		if !ok || e.out > most.out {
+			most = e
+		}
+		if e.n > longest.n {
+			longest = e
+		}
+		ok = true
+	}
+	low, high = least.in, most.in+most.n-1
+	if low > high {
+		low, high = longest.in, longest.in+longest.n-1
+	}
+	// The sysctl's own upper end.
+	return low, min(high, 1<<31-1), ok
+}
+
+func write(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}

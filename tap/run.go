@@ -1,0 +1,150 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/l2"
+)
+
+const (
+	readVectors = 2 // headers, packet
+	batchFrames = 64
+	// smallFrame is the longest packet that is copied into a slot. It holds an Ethernet MTU, and
+	// a copy of that many bytes costs less than a new block would.
+	smallFrame = 2048
+	// blockLen holds the longest frame the kernel hands to a TAP: a GSO packet has a 16-bit length.
+	blockLen = 65536
+	// maxBadReads ends Run when the kernel refuses to give a frame so many times on end.
+	maxBadReads = 64
+)
+
+// batch is Run's memory: frames read and not yet handed on.
+type batch struct {
+	head   [l2.VNetLen + l2.HeaderLen]byte
+	block  *l2.Buf
+	slots  []byte // batchFrames of smallFrame bytes
+	l3     [batchFrames][1][]byte
+	frames [batchFrames]l2.Frame
+	n      int
+}
+
+// Run reads frames until the device is closed (nil) or gone (an error that is ErrGone). It calls
+// input with batches of frames, in order, borrowed until input returns, and idle after at most 64
+// frames and whenever the device is empty, so that whoever gathered output can send it. idle may
+// be nil. Both run on the caller's goroutine.
+func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
+	if d.running.Swap(true) {
+		return fmt.Errorf("run TAP %s: it is running already", d.info.Name)
+	}
+	if idle == nil {
+		idle = func() {}
+	}
+	b := &batch{slots: make([]byte, batchFrames*smallFrame)}
+	d.reader.Set(0, b.head[:d.headLen()])
+	for bad := 0; ; {
+		d.provide(b)
+		n, err := d.reader.Read()
+		for read := 1; ; read++ {
+			if err == nil && n == 0 {
+				err = io.ErrUnexpectedEOF // a TAP never says so; a socket in its place does
+			}
+			if err == nil {
+				bad = 0
+				d.take(b, n, input)
+			} else if err = d.readError(err, &bad); err != nil {
+				break
+			}
+			if read == batchFrames {
+				break
+			}
+			d.provide(b)
+			if n, err = d.reader.TryRead(); err == syscall.EAGAIN {
+				err = nil
+				break
+			}
+		}
+		b.flush(input)
+		idle()
+		if err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// provide makes sure that the next read has a block of its own.
+func (d *Device) provide(b *batch) {
+	if b.block == nil || b.block.Taken() {
+		b.block = d.alloc(blockLen)
+		d.reader.Set(1, b.block.Data)
+	}
+}
+
+// take puts the frame of n bytes, headers included, that was just read into the batch.
+func (d *Device) take(b *batch, n int, input func([]l2.Frame)) {
+	n -= d.headLen()
+	if n < 0 {
+		d.drops.Add(drop.FrameRunt)
+		return
+	}
+	f := &b.frames[b.n]
+	eth := b.head[:]
+	if d.info.VNet {
+		f.VNet = l2.ParseVNet(b.head[:])
+		eth = b.head[l2.VNetLen:]
+	}
+	f.Header = l2.Header(eth)
+	l3 := &b.l3[b.n]
+	f.L3 = l3[:]
+	large := n > smallFrame
+	if large {
+		f.Buf = b.block
+		l3[0] = b.block.Data[:n:n]
+	} else {
+		slot := b.slots[b.n*smallFrame:][:n:smallFrame]
+		copy(slot, b.block.Data)
+		l3[0] = slot[:n:n]
+	}
+	b.n++
+	if large || b.n == batchFrames {
+		b.flush(input)
+	}
+}
+
+func (b *batch) flush(input func([]l2.Frame)) {
+	if b.n == 0 {
+		return
+	}
+	input(b.frames[:b.n])
+	clear(b.frames[:b.n])
+	b.n = 0
+}
+
+// readError decides what a failed read means; nil: go on.
+func (d *Device) readError(err error, bad *int) error {
+	switch {
+	case errors.Is(err, os.ErrClosed):
+		return err
+	case err == syscall.EINVAL && *bad < maxBadReads:
+		// A frame the kernel could not describe with a virtio-net header; it is consumed. Were it
+		// not, this would spin, hence the bound.
+		*bad++
+		d.drops.Add(drop.VNetBad)
+		return nil
+	}
+	if _, ok := err.(syscall.Errno); !ok {
+		// The poller reports a deleted device as an error of its own; the read says which.
+		if _, err2 := d.reader.TryRead(); err2 != nil {
+			err = err2
+		}
+	}
+	d.setState(Gone, err)
+	return fmt.Errorf("read %v: %w: %w", d, err, ErrGone)
+}
