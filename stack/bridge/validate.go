@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/gso"
 	"github.com/usernet/usernet/stack/l2"
 )
 
@@ -11,10 +12,10 @@ import (
 // honest one always passes; a lie comes from a kernel we did not expect or a reader's mistake, and would
 // otherwise make a port that segments or sums read outside the frame.
 const (
-	// MaxSegments bounds the work of one frame for a port that segments. The kernel's own bound for UDP is
-	// the same (UDP_MAX_SEGMENTS); for TCP it holds a 64 KiB frame with the MSS of a link with the
-	// IPv4 minimum MTU of 576 bytes and timestamps: 65 535 / 524 = 125.
-	MaxSegments = 128
+	// MaxSegments bounds the work of one frame for a port that segments: a 64 KiB frame with the MSS of
+	// a link with the IPv4 minimum MTU of 576 bytes and timestamps makes 65 535 / 524 = 125. The kernel's own
+	// bound for UDP is the same (UDP_MAX_SEGMENTS).
+	MaxSegments = gso.MaxSegments
 
 	// minGSOSize is the kernel's smallest gso_size, TCP_MIN_GSO_SIZE: the least MSS, 48, less 40 bytes of
 	// options. With MaxSegments, small segments cost no more than those of an honest frame.
