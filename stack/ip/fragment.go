@@ -41,9 +41,10 @@ const maxHeader = 256
 type pieces struct {
 	first  [maxHeader + maxTransport]byte
 	rest   [maxHeader]byte
-	slices [][]byte
+	slices [][]byte // the piece being emitted
 
-	src [][]byte // what is left of the packet
+	left [][]byte // the packet; what is left of it begins at left[next]
+	next int
 }
 
 var piecesPool = sync.Pool{New: func() any { return new(pieces) }}
@@ -89,33 +90,32 @@ func Fragment(mtu int, v l2.VNet, l3 [][]byte, emit func(v l2.VNet, l3 [][]byte)
 		}
 		binary.BigEndian.PutUint16(f.first[c.firstLen+at-c.hdr:], sum)
 	}
-	f.src = append(f.src[:0], l3...)
+	f.left, f.next = append(f.left[:0], l3...), 0
 	f.skip(c.hdr + prefix)
 	f.emitAll(c, mtu, total-c.hdr, prefix, emit)
 	return nil
 }
 
 func (f *pieces) release() {
-	clear(f.src)
+	clear(f.left)
 	clear(f.slices)
 	piecesPool.Put(f)
 }
 
 // emitAll distributes n bytes of payload, of which prefix are in the first header already.
 func (f *pieces) emitAll(c cut, mtu, n, prefix int, emit func(v l2.VNet, l3 [][]byte)) {
-	head, hdr := f.first[:c.firstLen+prefix], f.first[:c.firstLen]
+	hdr, head := f.first[:c.firstLen], f.first[:c.firstLen+prefix]
 	for off := 0; off < n; {
-		size := min((mtu-len(hdr))&^7, n-off)
-		if n-off <= mtu-len(hdr) {
-			size = n - off
+		size := n - off
+		if room := mtu - len(hdr); size > room {
+			size = room &^ 7
 		}
 		c.patch(hdr, off, size, off+size < n)
 		f.slices = append(f.slices[:0], head)
 		f.take(size - (len(head) - len(hdr)))
 		emit(l2.VNet{}, f.slices)
 		off += size
-		head = f.rest[:c.restLen]
-		hdr = head
+		hdr, head = f.rest[:c.restLen], f.rest[:c.restLen]
 	}
 }
 
@@ -139,30 +139,24 @@ func (c *cut) patch(h []byte, off, size int, more bool) {
 	putHeaderSum(h)
 }
 
-// skip drops n bytes from what is left of the packet.
-func (f *pieces) skip(n int) {
-	for n > 0 {
-		if n < len(f.src[0]) {
-			f.src[0] = f.src[0][n:]
-			return
-		}
-		n -= len(f.src[0])
-		f.src = f.src[1:]
-	}
-}
-
-// take moves n bytes of what is left to the piece.
+// take moves n bytes of what is left of the packet to the piece.
 func (f *pieces) take(n int) {
 	for n > 0 {
-		b := f.src[0][:min(n, len(f.src[0]))]
+		b := f.left[f.next]
+		b = b[:min(n, len(b))]
 		if len(b) > 0 {
 			f.slices = append(f.slices, b)
 		}
-		n -= len(b)
 		f.skip(len(b))
-		if len(b) == 0 {
-			f.src = f.src[1:]
-		}
+		n -= len(b)
+	}
+}
+
+// skip drops n bytes from what is left, none of them behind the current slice; an empty slice is left behind.
+func (f *pieces) skip(n int) {
+	f.left[f.next] = f.left[f.next][n:]
+	if len(f.left[f.next]) == 0 {
+		f.next++
 	}
 }
 
@@ -190,6 +184,9 @@ func (f *pieces) prepare4(h []byte, total int) (cut, error) {
 		return cut{}, ErrDontFragment
 	}
 	c := cut{hdr: hl, firstLen: hl, base: int(word&0x1fff) * 8, more: word&flag4MF != 0}
+	if c.base+total-hl > maxPacket {
+		return cut{}, fmt.Errorf("fragment packet: a fragment that ends at byte %d", c.base+total-hl)
+	}
 	copy(f.first[:], h[:hl])
 	if binary.BigEndian.Uint16(h[4:]) == 0 && c.base == 0 && !c.more {
 		binary.BigEndian.PutUint16(f.first[4:], randomID())

@@ -152,7 +152,7 @@ func kindOf6(typ, code uint8) (ErrorKind, bool) {
 }
 
 // ICMPError returns a complete ICMP error packet about orig, to orig's sender, in b when it has the
-// capacity (1280 bytes always do). mtu is told with FragNeeded. orig may be a packet Parse refused,
+// capacity (1280 bytes always do) and in new memory otherwise. mtu is told with FragNeeded. orig may be a packet Parse refused,
 // if orig.Problem is set; ParamProblem is about that problem. It returns nil when the rules above
 // forbid an error, and when from is not of orig's family.
 func ICMPError(b []byte, orig *Packet, from netip.Addr, kind ErrorKind, mtu int) []byte {
@@ -173,16 +173,14 @@ func ICMPError(b []byte, orig *Packet, from netip.Addr, kind ErrorKind, mtu int)
 	}
 	b = b[:n]
 	m := b[hl:]
-	// Before the header, so that b may be the memory orig.Data is in.
-	copy(m[icmpHdrLen:], quote)
 	m[0], m[1] = typ, code
 	binary.BigEndian.PutUint32(m[4:], errorWord(orig, kind, mtu))
 	if kind == ParamProblem && orig.Is6() && orig.Problem.Set {
 		m[1] = orig.Problem.Code
 	}
-	src, dst := from, orig.Src
-	putHeader(b, src, dst, proto, len(m), DefaultTTL, 0, true)
-	putICMPSum(m, src, dst, proto)
+	copy(m[icmpHdrLen:], quote)
+	putHeader(b, from, orig.Src, proto, len(m), DefaultTTL, 0, true)
+	putICMPSum(m, from, orig.Src, proto)
 	return b
 }
 

@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// Defaults of a Limiter: ICMP errors to one container. Linux answers a peer with one error a second
-// and all of them with 1000 (icmp_ratelimit, icmp_msgs_per_sec) in bursts of 50; a traceroute of 30
-// hops with three probes each fits the numbers here.
+// Defaults of a Limiter: ICMP errors to one container. The burst is that of Linux (icmp_msgs_burst);
+// a traceroute that sends three probes to each of 16 hops at once fits into it.
 const (
 	ErrorsPerSecond = 100
 	ErrorBurst      = 50

@@ -3,7 +3,6 @@ package ip
 import (
 	"bytes"
 	"encoding/binary"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -51,46 +50,6 @@ const (
 
 // idleSources is how many sources without datagrams are kept before they are swept.
 const idleSources = 256
-
-// spanSize is the memory of one span, counted in the quota so that very small fragments are not free.
-const spanSize = 4
-
-type datagramState uint8
-
-const (
-	collecting datagramState = iota
-	poisoned
-)
-
-// datagramKey tells datagrams of one source apart.
-type datagramKey struct {
-	src, dst netip.Addr
-	id       uint32
-	proto    uint8 // IPv4 only: RFC 8200 leaves it out
-}
-
-// span is a fragment that has come: bytes [from, to) of the datagram's payload.
-type span struct{ from, to uint16 }
-
-type datagram struct {
-	key     datagramKey
-	state   datagramState
-	expires time.Time
-	block   *block
-	spans   []span // sorted, never touching each other's bytes
-	got     int    // bytes in spans
-	total   int    // payload length, -1 until the last fragment has come
-	hdrLen  int    // length of the headers before the block's headRoom, 0 until the first fragment has come
-}
-
-// charge is what the datagram counts for in its source's quota.
-func (d *datagram) charge() int {
-	n := cap(d.spans) * spanSize
-	if d.block != nil {
-		n += classSize(d.block.class)
-	}
-	return n
-}
 
 // source is one container's share.
 type source struct {
@@ -160,7 +119,7 @@ func (r *Reassembler) Add(now time.Time, p *Packet) (whole *Packet, why drop.Rea
 // Release gives the memory of a reassembled packet back. It does nothing for other packets, and
 // forgetting it costs only garbage collection. The packet is not used afterwards.
 func (r *Reassembler) Release(p *Packet) {
-	if b := p.block; b != nil {
+	if b := p.block; b != nil && p == &b.whole { // not a copy of it
 		p.block = nil
 		b.free()
 	}
@@ -257,11 +216,14 @@ func (r *Reassembler) findLocked(s *source, now time.Time, p *Packet) *datagram 
 	if len(s.datagrams) >= r.quotaDatagrams {
 		r.forgetLocked(s, 0)
 	}
-	d := &datagram{}
+	var d *datagram
 	if n := len(r.spare); n > 0 {
 		d, r.spare = r.spare[n-1], r.spare[:n-1]
+	} else {
+		d = new(datagram)
 	}
 	*d = datagram{key: key, expires: now.Add(timeout), total: -1}
+	d.spans = d.few[:0]
 	s.datagrams = append(s.datagrams, d)
 	return d
 }
@@ -302,17 +264,17 @@ func (r *Reassembler) placeLocked(s *source, d *datagram, p *Packet) bool {
 // growLocked makes room in d for payload up to `to` and for one more span, evicting older
 // datagrams of the same source when the quota asks for it.
 func (r *Reassembler) growLocked(s *source, d *datagram, to int) bool {
-	class, spans := classFor(to), cap(d.spans)
-	if d.block != nil {
-		class = max(class, d.block.class)
+	class, spans, more := max(classFor(to), blockClass(d)), cap(d.spans), 0
+	if class > blockClass(d) {
+		more = classSize(class) // the old block goes only after its bytes are copied
 	}
 	if len(d.spans) == spans {
-		spans = max(8, 2*spans)
+		spans *= 2
+		more += spans * spanSize
 	}
-	if class == blockClass(d) && spans == cap(d.spans) {
+	if more == 0 {
 		return true
 	}
-	more := classSize(class) + spans*spanSize - d.charge()
 	for i := 0; s.bytes+more > r.quotaBytes; {
 		if i == len(s.datagrams) {
 			return false
@@ -324,7 +286,7 @@ func (r *Reassembler) growLocked(s *source, d *datagram, to int) bool {
 		r.forgetLocked(s, i)
 	}
 	s.bytes -= d.charge()
-	if class != blockClass(d) {
+	if class > blockClass(d) {
 		b := newBlock(class)
 		if d.block != nil {
 			copy(b.data, d.block.data)
@@ -332,36 +294,10 @@ func (r *Reassembler) growLocked(s *source, d *datagram, to int) bool {
 		}
 		d.block = b
 	}
-	d.spans = append(make([]span, 0, spans), d.spans...)
+	if spans > cap(d.spans) {
+		d.spans = append(make([]span, 0, spans), d.spans...)
+	}
 	s.bytes += d.charge()
-	return true
-}
-
-// blockClass is the class of d's block, -1 when it has none.
-func blockClass(d *datagram) int {
-	if d.block == nil {
-		return -1
-	}
-	return d.block.class
-}
-
-// keepHeader keeps the headers of the first fragment, made into those of a whole packet but for the length.
-func (d *datagram) keepHeader(p *Packet) bool {
-	n := p.HdrLen
-	if p.Is6() {
-		n = p.fragAt
-	}
-	if n > headRoom {
-		return false
-	}
-	h := d.block.data[headRoom-n : headRoom]
-	copy(h, p.Data)
-	if p.Is6() {
-		h[p.nextAt] = p.Data[p.fragAt]
-	} else {
-		binary.BigEndian.PutUint16(h[6:], binary.BigEndian.Uint16(h[6:])&flag4DF)
-	}
-	d.hdrLen = n
 	return true
 }
 
