@@ -3,7 +3,9 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +19,9 @@ import (
 // Init starts without identity maps, so that it makes no difference who writes them. An unmapped
 // process would lose its capabilities by exec; the ambient set keeps them.
 func startInit(cfg *Config) (*os.Process, *conn, error) {
+	if err := closeOnExec(); err != nil {
+		return nil, nil, fmt.Errorf("mark inherited descriptors: %w", err)
+	}
 	ours, its, err := sys.Socketpair()
 	if err != nil {
 		return nil, nil, err
@@ -59,6 +64,26 @@ func startError(cfg *Config, err error) error {
 		return fmt.Errorf("start sandbox: %w: CMD's arguments and environment are %d strings", err, len(cfg.Command)+len(cfg.Env))
 	}
 	return withUserNamespaceHint(fmt.Errorf("make user, mount and network namespaces: %w", err))
+}
+
+// closeOnExec marks every descriptor from 3 up: what the caller of usernet left open (a shell's
+// redirections, a make's job server) is neither the sandbox's nor the datapath's. Ours are marked already.
+func closeOnExec() error {
+	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	// Before Linux 5.11.
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range fds {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // allCaps lists every capability the kernel knows.

@@ -1,0 +1,30 @@
+// Usernet gives rootless containers a network. See package internal/cli for the command line.
+package main
+
+import (
+	"os"
+
+	"github.com/usernet/usernet/internal/cli"
+	"github.com/usernet/usernet/internal/datapath"
+	"github.com/usernet/usernet/internal/shim"
+)
+
+func main() {
+	os.Exit(dispatch(os.Args[1:]))
+}
+
+// dispatch runs the role that the first word selects. The hidden roles come first: they are on the
+// way of every start of a sandbox and need nothing of the command line.
+func dispatch(args []string) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case shim.InitRole:
+			return shim.Init(args[1:])
+		case shim.TapRole:
+			return shim.Tap(args[1:])
+		case cli.DatapathRole:
+			return datapath.Main(args[1:], newBackend)
+		}
+	}
+	return cli.Main(args, os.Environ(), cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+}
