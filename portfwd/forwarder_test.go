@@ -168,8 +168,8 @@ func TestAddAndRemoveLive(t *testing.T) {
 		}
 	}
 	// Remove waited: the connection is over and the port is free.
-	if r.dialer.ended != 1 {
-		t.Errorf("%d connections ended when Remove returned, want 1", r.dialer.ended)
+	if n := r.dialer.done(); n != 1 {
+		t.Errorf("%d connections ended when Remove returned, want 1", n)
 	}
 	if _, err := gone.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the removed port's connection: %v, want a reset", err)

@@ -92,8 +92,10 @@ func parseSlowLong(in string) ([]Spec, bool) {
 		}
 		s.HostPort = uint16(host)
 	}
-	s.HostIP, ok = slowIP(fields["host_ip"])
-	return []Spec{s}, ok
+	if s.HostIP, ok = slowIP(fields["host_ip"]); !ok {
+		return nil, false
+	}
+	return []Spec{s}, true
 }
 
 func slowIP(s string) (netip.Addr, bool) {

@@ -116,7 +116,7 @@ func TestParseRefuses(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"80", ":80", "5000:80", "127.0.0.1:5000:80/udp", "[::1]:5000:80", "[::1]::80-90", "::1:1:2", "8000-8010:8000-8010", "8000-9000:80/tcp",
-		"published=5000,target=80,protocol=tcp,mode=host", "target=80,host_ip=[::1]", "0:80-81", "[::ffff:1.2.3.4]:1-2:3-4/UDP", "80/sctp", "a=",
+		"published=5000,target=80,protocol=tcp,mode=host", "target=80,host_ip=[::1]", "target=80,host_ip=[", "0:80-81", "[::ffff:1.2.3.4]:1-2:3-4/UDP", "80/sctp", "a=",
 	} {
 		f.Add(s)
 	}

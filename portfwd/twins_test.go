@@ -63,6 +63,13 @@ func (d *memDialer) Forward(ctx context.Context, c *net.TCPConn, from, to netip.
 	return ctx.Err()
 }
 
+// done is how many calls have ended.
+func (d *memDialer) done() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ended
+}
+
 func (d *memDialer) calls() []dial {
 	d.mu.Lock()
 	defer d.mu.Unlock()
