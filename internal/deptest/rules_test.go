@@ -1,0 +1,136 @@
+package deptest
+
+import (
+	"testing"
+)
+
+// A rule forbids imports.
+type rule struct {
+	who, except   []string // the packages it binds
+	never, unless []string // what they do not import
+	deep          bool     // neither directly nor through others
+	tests         bool     // their tests neither
+	because       string
+}
+
+var (
+	everything = []string{"api/...", "cmd/...", "cnm/...", "compat/...", "dnsproxy/...", "internal/...",
+		"overlay/...", "portfwd/...", "rootless-tests/...", "stack/...", "tap/..."}
+	dataPlane = []string{"stack/...", "tap/...", "portfwd/...", "dnsproxy/..."}
+	control   = []string{"internal/cli/...", "internal/control/...", "internal/shim/...", "internal/datapath/...",
+		"internal/daemon/...", "cnm/...", "api/...", "compat/..."}
+	gvisor = []string{"gvisor.dev/gvisor/..."}
+)
+
+var rules = []rule{
+	{
+		who: everything, except: []string{"stack/gateway/..."}, never: gvisor, tests: true,
+		because: "gVisor's types end at the gateway: what else moves packets is ours, and testable without a stack",
+	},
+	{
+		// Only what assembles a Network, and what starts it, links the TCP stack.
+		who: everything, except: []string{"stack", "stack/gateway/...", "cmd/...", "rootless-tests/..."}, never: gvisor, deep: true,
+		because: "the shim and the sandbox's init start in milliseconds and stay small because cmd alone brings in the datapath",
+	},
+	{
+		who: dataPlane, never: control, deep: true, tests: true,
+		because: "the data plane is told what to do by messages; a package of it that knew who tells it could not be confined alone",
+	},
+	{
+		who:     []string{"stack/l2", "stack/drop"},
+		never:   everything,
+		because: "the nouns are a leaf: TAP, switch, gateway and VTEP import them and not each other",
+	},
+	{
+		who:     []string{"stack/spec"},
+		never:   everything,
+		unless:  []string{"stack/l2", "stack/drop"},
+		because: "control and the datapath share the spec and nothing else of each other",
+	},
+	{
+		who:   []string{"stack/l2", "stack/drop", "stack/spec", "stack/fdb", "stack/bridge", "stack/capture", "stack/gso", "stack/ip"},
+		never: []string{thirdParty, "internal/...", "tap/...", "portfwd/...", "dnsproxy/..."}, deep: true,
+		because: "what reads hostile bytes rests on the standard library and is portable",
+	},
+	{
+		who:   []string{"stack/l2", "stack/drop", "stack/spec", "stack/fdb", "stack/bridge", "stack/capture", "stack/gso", "stack/ip", "stack/nat"},
+		never: []string{"stack", "stack/gateway/..."}, deep: true, tests: true,
+		because: "the parts of a Network do not know the whole",
+	},
+	{
+		who: []string{"tap/...", "portfwd/...", "dnsproxy/..."}, never: []string{"stack", "stack/bridge/...", "stack/gateway/..."},
+		because: "they meet the stack at l2.Port, ip.Emitter and portfwd.Dialer",
+	},
+	{
+		who: []string{"stack/bridge/...", "stack/fdb/...", "stack/gateway/...", "stack/capture/..."}, never: []string{"tap/..."},
+		because: "the switch and the gateway see an l2.Port, never a TAP",
+	},
+	{
+		who: everything, except: []string{"internal/cli/...", "cmd/...", "compat/..."}, never: []string{"github.com/spf13/..."}, deep: true,
+		because: "flags are the front end's; the re-executed roles must not pay for parsing commands",
+	},
+	{
+		who: everything, except: []string{"cmd/...", "rootless-tests/..."}, never: []string{"cmd/...", "rootless-tests/..."}, tests: true,
+		because: "cmd is wiring, rootless-tests runs the finished binary: nothing builds on either",
+	},
+	{
+		who: everything, except: []string{"internal/packettest", "tap/taptest", "rootless-tests/..."},
+		never:   []string{"std/testing", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp/..."},
+		because: "test code does not belong in the binary",
+	},
+	{
+		who: []string{"internal/packettest"}, never: []string{thirdParty}, deep: true,
+		because: "the kit that checks the codecs must not share code with what it checks",
+	},
+	{
+		who: everything, never: []string{"std/log"}, tests: true,
+		because: "logs go through the injected slog.Logger",
+	},
+}
+
+func TestDependencies(t *testing.T) {
+	packages := load(t)
+	for _, r := range rules {
+		for _, p := range packages {
+			for _, bad := range r.check(p) {
+				how := "imports"
+				if r.deep {
+					how = "depends on"
+				}
+				t.Errorf("%s %s %s: %s", p.ImportPath, how, bad, r.because)
+			}
+		}
+	}
+}
+
+// A rule that cannot fail protects nothing.
+func TestRulesCanFail(t *testing.T) {
+	gv := "gvisor.dev/gvisor/pkg/tcpip"
+	for _, row := range []struct {
+		p    pkg
+		want int // rules that it breaks
+	}{
+		{pkg{ImportPath: "stack/nat", Imports: []string{gv}, Deps: []string{gv}}, 2},
+		{pkg{ImportPath: "stack/nat", TestImports: []string{gv}}, 1},
+		{pkg{ImportPath: "stack/gateway", Imports: []string{gv}, Deps: []string{gv}}, 0},
+		{pkg{ImportPath: "internal/control", Imports: []string{"stack"}, Deps: []string{"stack", gv}}, 1},
+		{pkg{ImportPath: "stack", Imports: []string{"stack/gateway"}, Deps: []string{"stack/gateway", gv}}, 0},
+		{pkg{ImportPath: "cmd/usernet", Imports: []string{"stack"}, Deps: []string{"stack", gv}}, 0},
+		{pkg{ImportPath: "tap", Imports: []string{"internal/sys"}, Deps: []string{"internal/sys", "internal/shim"}}, 1},
+		{pkg{ImportPath: "stack/l2", Imports: []string{"stack/ip"}, Deps: []string{"stack/ip"}}, 1},
+		{pkg{ImportPath: "stack/spec", Imports: []string{"stack/l2"}, Deps: []string{"stack/l2"}}, 0},
+		{pkg{ImportPath: "stack/bridge", Imports: []string{"golang.org/x/net/bpf"}, Deps: []string{"golang.org/x/net/bpf"}}, 1},
+		{pkg{ImportPath: "dnsproxy", Imports: []string{"std/testing", "std/log"}}, 2},
+		{pkg{ImportPath: "dnsproxy", TestImports: []string{"std/testing"}}, 0},
+	} {
+		n := 0
+		for _, r := range rules {
+			if len(r.check(row.p)) > 0 {
+				n++
+			}
+		}
+		if n != row.want {
+			t.Errorf("%+v breaks %d rules, want %d", row.p, n, row.want)
+		}
+	}
+}
