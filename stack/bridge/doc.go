@@ -41,7 +41,8 @@
 //   - A frame never leaves by the port it came in by, nor by one of the same Group.
 //   - A MAC and an address belong to one port at a time.
 //   - Input changes no byte of a frame; the frame's Buf is offered to one receiver at most.
-//   - Every frame not forwarded is counted once. Copies that a Group holds back are not drops.
+//   - Every frame not forwarded is counted once. A broadcast counts as forwarded however few ports there are
+//     for it; copies that a Group holds back are not drops.
 //
 // # Concurrency
 //

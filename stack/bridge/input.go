@@ -10,7 +10,11 @@ import (
 // Input takes a batch of frames that came in by the port and sends each where it belongs, in order, before
 // it returns. The frames are borrowed; their Bufs may have been taken by then. Unicast allocates nothing.
 func (p *Port) Input(frames []l2.Frame) {
-	if len(frames) == 0 || p.detached.Load() {
+	if len(frames) == 0 {
+		return
+	}
+	if p.detached.Load() {
+		p.b.drops.AddN(drop.TAPDown, len(frames))
 		return
 	}
 	p.framesIn.Add(uint64(len(frames)))
