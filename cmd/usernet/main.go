@@ -21,7 +21,7 @@ func dispatch(args []string) int {
 		case shim.InitRole:
 			return shim.Init(args[1:])
 		case shim.TapRole:
-			return shim.Tap(args[1:])
+			return shim.Tap()
 		case cli.DatapathRole:
 			return datapath.Main(args[1:], newBackend)
 		}

@@ -1,0 +1,105 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
+)
+
+// endWatch waits for the end of a target: of the process, when it was given by one, else of the path.
+// A path ends when it is unmounted (the kernel announces changes of /proc/self/mountinfo) or deleted
+// (inotify on its directory). What has changed does not matter; the path is looked at again.
+type endWatch struct {
+	ended chan struct{}
+	cause string // written before ended is closed
+
+	t    *target
+	fds  []unix.PollFd // the first is the end of stop
+	stop *os.File
+	open []*os.File
+	wg   sync.WaitGroup
+}
+
+// watchEnd starts to watch t, which stays open until close.
+func watchEnd(t *target) (w *endWatch, err error) {
+	w = &endWatch{ended: make(chan struct{}), t: t}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	r, stop, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("watch %s: %w", t.name, err)
+	}
+	w.stop = stop
+	w.add(r, unix.POLLIN)
+	if t.pidfd >= 0 {
+		w.fds = append(w.fds, unix.PollFd{Fd: int32(t.pidfd), Events: unix.POLLIN})
+	} else {
+		mounts, err := os.Open("/proc/self/mountinfo")
+		if err != nil {
+			return nil, fmt.Errorf("watch %s: %w", t.name, err)
+		}
+		w.add(mounts, unix.POLLPRI)
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		if err != nil {
+			return nil, fmt.Errorf("watch %s: %w", t.name, err)
+		}
+		w.add(os.NewFile(uintptr(fd), "inotify"), unix.POLLIN)
+		// Of a directory that cannot be watched, mountinfo tells what matters most.
+		_, _ = unix.InotifyAddWatch(fd, filepath.Dir(t.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
+	}
+	w.wg.Go(w.run)
+	return w, nil
+}
+
+func (w *endWatch) add(f *os.File, events int16) {
+	w.open = append(w.open, f)
+	w.fds = append(w.fds, unix.PollFd{Fd: int32(f.Fd()), Events: events})
+}
+
+// close ends the watch and waits for it.
+func (w *endWatch) close() {
+	if w.stop != nil {
+		w.stop.Close()
+	}
+	w.wg.Wait()
+	for _, f := range w.open {
+		f.Close()
+	}
+}
+
+func (w *endWatch) run() {
+	buf := make([]byte, 4096)
+	for {
+		if w.t.pidfd < 0 {
+			if same, err := sys.SameFile(w.t.net, w.t.path); err != nil || !same {
+				w.cause = "its path no longer leads to it"
+				close(w.ended)
+				return
+			}
+		}
+		if _, err := unix.Poll(w.fds, -1); err != nil && err != unix.EINTR {
+			w.cause = "watching it failed: " + err.Error()
+			close(w.ended)
+			return
+		}
+		if w.fds[0].Revents != 0 {
+			return
+		}
+		if w.t.pidfd >= 0 && w.fds[1].Revents != 0 {
+			w.cause = "its process ended"
+			close(w.ended)
+			return
+		}
+		if len(w.fds) > 2 && w.fds[2].Revents != 0 {
+			_, _ = unix.Read(int(w.fds[2].Fd), buf)
+		}
+	}
+}
