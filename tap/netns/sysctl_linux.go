@@ -84,12 +84,15 @@ func groupRange(gidMap []byte) (low, high uint64, ok bool) {
 		}
 		ok = true
 	}
+	if !ok {
+		return 0, 0, false
+	}
 	low, high = least.in, most.in+most.n-1
 	if low > high {
 		low, high = longest.in, longest.in+longest.n-1
 	}
 	// The sysctl's own upper end.
-	return low, min(high, 1<<31-1), ok
+	return low, min(high, 1<<31-1), true
 }
 
 func write(path, value string) error {

@@ -213,10 +213,13 @@ func (s *SocketFar) SendRaw(b []byte) error {
 	return err
 }
 
+// RecvRaw receives one write of the device into b, headers included.
+func (s *SocketFar) RecvRaw(b []byte) (int, error) { return s.f.Read(b) }
+
 // Recv is Far's.
 func (s *SocketFar) Recv() (l2.Frame, error) {
 	b := make([]byte, 1<<17)
-	n, err := s.f.Read(b)
+	n, err := s.RecvRaw(b)
 	if err != nil {
 		return l2.Frame{}, err
 	}

@@ -1,0 +1,80 @@
+package netns
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/usernet/usernet/stack/l2"
+)
+
+// LU-20: whatever a caller names as a namespace is refused by name, at once and untouched.
+func TestOpenHostilePaths(t *testing.T) {
+	dir := t.TempDir()
+	fifo, file := filepath.Join(dir, "fifo"), filepath.Join(dir, "file")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		fifo:                         "it is not one",
+		file:                         "it is not one",
+		dir:                          "it is not one",
+		"/dev/zero":                  "it is not one",
+		"/proc/self/ns/uts":          "it is not one",
+		"/proc/self/ns/net":          "the one this process is in",
+		filepath.Join(dir, "absent"): "has the process ended?",
+	} {
+		f, err := Open(path)
+		if err == nil {
+			f.Close()
+			t.Errorf("Open(%s): no error", path)
+		} else if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Open(%s): %v, want %q", path, err, want)
+		}
+	}
+}
+
+func TestGroupRange(t *testing.T) {
+	for _, c := range []struct {
+		gidMap    string
+		low, high uint64
+		ok        bool
+	}{
+		{"", 0, 0, false},
+		{"garbage\n", 0, 0, false},
+		{"         0       1000          1\n", 0, 0, true},
+		{"0 1000 1\n1 100000 65536\n", 0, 65536, true},
+		{"0 100000 1000\n1000 1000 1\n1001 101000 64536\n", 1000, 65536, true},
+		{"0 100000 65536\n65536 1000 1\n", 0, 65535, true}, // ends in the wrong order: the longest extent
+		{"1000 1000 1\n", 1000, 1000, true},
+		{"0 0 4294967295\n", 0, 1<<31 - 1, true},
+	} {
+		low, high, ok := groupRange([]byte(c.gidMap))
+		if low != c.low || high != c.high || ok != c.ok {
+			t.Errorf("%q: %d %d %v, want %d %d %v", c.gidMap, low, high, ok, c.low, c.high, c.ok)
+		}
+	}
+}
+
+func TestConfigureRefuses(t *testing.T) {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	for want, c := range map[string]Config{
+		"configure eth0: address fd00::1/64 is of the other family":         {Addr4: p("fd00::1/64")},
+		"configure eth0: gateway 10.0.2.2 is of the other family":           {Addr6: p("fd00::1/64"), Gateway6: a("10.0.2.2")},
+		"configure eth0: gateway 10.0.2.2 without an address of its family": {Gateway4: a("10.0.2.2"), Addr6: p("fd00::1/64")},
+		"find interface absent0: Link not found":                            {Name: "absent0", MAC: l2.MAC{2}},
+	} {
+		if c.Name == "" {
+			c.Name = "eth0"
+		}
+		if err := Configure(c); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
