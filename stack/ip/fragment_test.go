@@ -143,6 +143,8 @@ func TestFragmentRefuses(t *testing.T) {
 		{"partial checksum outside", 1500, l2.VNet{Flags: 1, CsumStart: 3000}, raw4{payload: pattern(2000)}.bytes(), nil},
 		{"partial checksum in the payload", 1500, l2.VNet{Flags: 1, CsumStart: 1000}, raw4{payload: pattern(2000)}.bytes(), nil},
 		{"partial checksum in the IP header", 1500, l2.VNet{Flags: 1, CsumStart: 14, CsumOffset: 10}, raw4{payload: pattern(2000)}.bytes(), nil},
+		{"header beyond the first slice", 25, l2.VNet{}, append([]byte{0x4f}, pattern(30)...), nil},
+		{"IPv6 header beyond the first slice", 30, l2.VNet{}, append([]byte{0x60}, pattern(38)...), nil},
 		{"version 5", 100, l2.VNet{}, append([]byte{0x55}, pattern(200)...), nil},
 		{"no header", 1, l2.VNet{}, []byte{0x45, 0}, nil},
 		{"malformed options", 100, l2.VNet{}, raw4{opts: []byte{68, 9, 0, 0}, payload: pattern(200)}.bytes(), nil},
@@ -159,11 +161,11 @@ func TestFragmentRefuses(t *testing.T) {
 }
 
 func TestFragmentOptionsAndNesting(t *testing.T) {
-	// 148 (router alert) has the copy bit, 7 (record route) has not.
-	b := raw4{id: 9, proto: UDP, opts: []byte{148, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0}, payload: pattern(3000)}.bytes()
+	// 148 (router alert) has the copy bit, 7 (record route) has not. Alignment is made up for.
+	b := raw4{id: 9, proto: UDP, opts: []byte{1, 148, 3, 0, 7, 7, 4, 0, 0, 0, 0}, payload: pattern(3000)}.bytes()
 	pieces := fragments(t, 1500, l2.VNet{}, b)
 	for i, p := range pieces {
-		want := []byte{148, 4, 0, 0}
+		want := []byte{148, 3, 0, 0}
 		if i == 0 {
 			want = b[20:32]
 		}

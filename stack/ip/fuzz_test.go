@@ -2,9 +2,7 @@ package ip
 
 import (
 	"bytes"
-	"encoding/binary"
 	"testing"
-	"time"
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/l2"
@@ -131,123 +129,6 @@ func FuzzICMPError(f *testing.F) {
 			}
 			if src, dst, ok := p.Ports(); ok && (q.Src.Port() != src || q.Dst.Port() != dst) {
 				t.Fatalf("read back ports %d %d, want %d %d", q.Src.Port(), q.Dst.Port(), src, dst)
-			}
-		}
-	})
-}
-
-// slowReassembler is the twin: one byte at a time, no quotas, no time, one datagram a key.
-type slowReassembler map[datagramKey]*slowDatagram
-
-type slowDatagram struct {
-	data  map[int]byte
-	sizes map[int]int // start of each fragment and its length
-	total int
-	dead  bool
-}
-
-// add returns the datagram's payload when it is complete, and whether the fragment was refused.
-func (s slowReassembler) add(key datagramKey, off int, more bool, data []byte) (whole []byte, refused bool) {
-	d := s[key]
-	if d == nil {
-		d = &slowDatagram{data: map[int]byte{}, sizes: map[int]int{}, total: -1}
-		s[key] = d
-	}
-	if d.dead || !d.accepts(off, more, data) {
-		d.dead = true
-		return nil, true
-	}
-	d.sizes[off] = len(data)
-	for i, b := range data {
-		d.data[off+i] = b
-	}
-	if !more {
-		d.total = off + len(data)
-	}
-	if len(d.data) != d.total {
-		return nil, false
-	}
-	whole = make([]byte, d.total)
-	for i := range whole {
-		whole[i] = d.data[i]
-	}
-	delete(s, key)
-	return whole, false
-}
-
-func (d *slowDatagram) accepts(off int, more bool, data []byte) bool {
-	end := off + len(data)
-	if d.total >= 0 && (end > d.total || !more && end != d.total) {
-		return false
-	}
-	if n, ok := d.sizes[off]; ok {
-		for i, b := range data {
-			if old, ok := d.data[off+i]; !ok || old != b {
-				return false
-			}
-		}
-		if n != len(data) {
-			return false
-		}
-	} else {
-		for i := range data {
-			if _, ok := d.data[off+i]; ok {
-				return false
-			}
-		}
-	}
-	if !more {
-		for at := range d.data {
-			if at >= end {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// FuzzReassemble compares the Reassembler with its twin on any sequence of fragments. Each four
-// bytes of input are one: which datagram and family, where, how long, what bytes.
-func FuzzReassemble(f *testing.F) {
-	f.Add([]byte{0, 0, 2, 0, 0, 2, 2, 0, 0x80, 4, 1, 0})
-	f.Add([]byte{0x81, 4, 1, 0, 1, 2, 2, 0, 1, 0, 2, 0})
-	f.Add([]byte{1, 0, 4, 0, 1, 1, 2, 0, 0x81, 4, 2, 0})
-	f.Add([]byte{0x40, 0, 2, 0, 0x40, 0, 2, 1, 0xc0, 2, 2, 0})
-	f.Fuzz(func(t *testing.T, script []byte) {
-		const quota, datagrams = 1 << 20, 32 // never reached: 16 datagrams of at most 4 KiB
-		r, twin := NewReassembler(quota, datagrams, time.Hour), slowReassembler{}
-		for ; len(script) >= 4; script = script[4:] {
-			last, v6 := script[0]&0x80 != 0, script[0]&0x40 != 0
-			id, off, n := uint32(script[0]&7), int(script[1])*8, int(script[2])
-			if !last {
-				n = n % 32 * 8
-			}
-			data := make([]byte, n)
-			for i := range data {
-				data[i] = byte(off+i) ^ script[3]&1
-			}
-			b := fragmentOf(v6, id, nil, piece{off, off + n, last, data})
-			p := new(Packet)
-			if Parse(p, frameFor(b)) != drop.None || !p.IsFragment() {
-				continue
-			}
-			key := datagramKey{src: p.Src, dst: p.Dst, id: p.ID, proto: p.Proto}
-			want, refused := twin.add(key, p.FragOff, p.More, p.Payload())
-			got, why := r.Add(t0, p)
-			if (why != drop.None) != refused || (got != nil) != (want != nil) {
-				t.Fatalf("at %d+%d last %v: got whole %v, %v; the twin whole %v, refused %v", off, n, last, got != nil, why, want != nil, refused)
-			}
-			if got != nil {
-				if !bytes.Equal(got.Payload(), want) {
-					t.Fatal("other bytes than the twin's")
-				}
-				if again := mustParse(t, got.Data); again.IsFragment() || int(binary.BigEndian.Uint16(got.Data[4:])) == 0 && v6 {
-					t.Fatalf("whole is no packet: %+v", again)
-				}
-				r.Release(got)
-			}
-			if n, held := r.Pending(); n != len(twin) || held > quota {
-				t.Fatalf("%d datagrams, %d bytes; the twin has %d", n, held, len(twin))
 			}
 		}
 	})

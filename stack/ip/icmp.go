@@ -201,18 +201,15 @@ func errorWord(orig *Packet, kind ErrorKind, mtu int) uint32 {
 	return 0
 }
 
-// nextHeaderAt is the offset of the byte that names the transport.
+// nextHeaderAt is the offset of the byte that names the transport. The chain was walked before.
 func (p *Packet) nextHeaderAt() uint32 {
-	next, from, at := p.Data[6], 6, HeaderLen6
+	from, at := 6, HeaderLen6
 	for at+8 <= p.HdrLen {
-		switch next {
-		case nextHopByHop, nextRouting, nextDestOpts:
-			next, from, at = p.Data[at], at, at+8+int(p.Data[at+1])*8
-		case nextFragment:
-			next, from, at = p.Data[at], at, at+fragHdrLen
-		default:
-			return uint32(from)
+		n := fragHdrLen
+		if p.Data[from] != nextFragment {
+			n = 8 + int(p.Data[at+1])*8
 		}
+		from, at = at, at+n
 	}
 	return uint32(from)
 }

@@ -77,6 +77,12 @@ func TestICMPErrorAboutAProblem(t *testing.T) {
 	if m[0] != 4 || m[1] != 2 || binary.BigEndian.Uint32(m[4:]) != 44 {
 		t.Errorf("type %d code %d pointer %d, want 4 2 44", m[0], m[1], binary.BigEndian.Uint32(m[4:]))
 	}
+	// An unknown transport is objected to where it is named: in the last extension header.
+	chain := raw6(0, ext6(nextFragment), frag6(60, 0, false, 1), ext6(253), pattern(20))
+	m = mustParse(t, ICMPError(nil, mustParse(t, chain), gw6, ProtoUnreachable, 0)).Payload()
+	if m[0] != 4 || m[1] != 1 || binary.BigEndian.Uint32(m[4:]) != 56 {
+		t.Errorf("type %d code %d pointer %d, want 4 1 56", m[0], m[1], binary.BigEndian.Uint32(m[4:]))
+	}
 	small := raw4{proto: UDP, payload: udpBytes(ap(con4, 1), ap(far4, 2), nil)}.bytes()
 	if b := ICMPError(nil, mustParse(t, small), gw4, PortUnreachable, 0); len(b) != 28+len(small) {
 		t.Errorf("error about %d bytes has %d", len(small), len(b))
@@ -281,6 +287,9 @@ func TestKindOfIsTheInverse(t *testing.T) {
 		if k.String() == "unknown" || k.String() == "" {
 			t.Errorf("kind %d has no name", k)
 		}
+	}
+	if s := errorKinds.String(); s != "unknown" {
+		t.Errorf("no kind is %q", s)
 	}
 	for _, c := range [][2]byte{{0, 0}, {3, 16}, {4, 0}, {5, 1}, {8, 0}, {11, 2}, {42, 0}} {
 		if k, ok := KindOf(false, c[0], c[1]); ok {

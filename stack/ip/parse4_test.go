@@ -121,6 +121,20 @@ func TestParseEtherType(t *testing.T) {
 	}
 }
 
+func TestParsePacket(t *testing.T) {
+	for _, b := range [][]byte{raw4{payload: pattern(8)}.bytes(), raw6(UDP, pattern(8))} {
+		var p Packet
+		if r := ParsePacket(&p, b); r != drop.None || len(p.Data) != len(b) || p.Is6() != (b[0]>>4 == 6) {
+			t.Errorf("%v, %+v", r, p)
+		}
+	}
+	for _, b := range [][]byte{nil, {0x45}, {0x60}, make([]byte, 60)} {
+		if r := ParsePacket(new(Packet), b); r != drop.IPMalformed {
+			t.Errorf("% x: %v", b, r)
+		}
+	}
+}
+
 func TestFragmentWithVNetIsRefused(t *testing.T) {
 	for _, v := range []l2.VNet{{Flags: l2.VNetNeedsCsum, CsumStart: 34, CsumOffset: 6}, {GSOType: l2.GSOUDPL4, GSOSize: 100}} {
 		for _, b := range [][]byte{

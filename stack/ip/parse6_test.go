@@ -69,6 +69,7 @@ func TestChains6(t *testing.T) {
 		{"RH0 without", raw6(nextRouting, rh(UDP, 0, 0), udp), drop.IPOptions, no},
 		{"other routing header with segments", raw6(60, ext6(nextRouting), rh(UDP, 4, 1), udp), drop.IPOptions, Problem{true, 0, 50}},
 		{"other routing header without", raw6(nextRouting, rh(UDP, 4, 0), udp), drop.None, no},
+		{"routing header cut", raw6(60, ext6(nextRouting), rh(UDP, 4, 0)[:16]), drop.IPMalformed, no},
 		{"jumbogram", noLength(raw6(0, jumbo, udp)), drop.IPMalformed, no},
 		{"jumbo option", raw6(0, jumbo, udp), drop.IPOptions, Problem{true, 2, 42}},
 		{"unknown option 00", raw6(60, ext6(UDP, 0x1e, 0), udp), drop.None, no},

@@ -240,8 +240,8 @@ func (r *Reassembler) placeLocked(s *source, d *datagram, p *Packet) bool {
 	}
 	i, found := slices.BinarySearchFunc(d.spans, from, func(s span, from int) int { return int(s.from) - from })
 	if found {
-		// The same place again: a repetition if it is the same length and the same bytes.
-		return int(d.spans[i].to) == to && bytes.Equal(d.block.data[headRoom+from:headRoom+to], data)
+		// The same place again: a repetition if all of it is the same, down to being the last or not.
+		return int(d.spans[i].to) == to && p.More == (to != d.total) && bytes.Equal(d.block.data[headRoom+from:headRoom+to], data)
 	}
 	if i > 0 && int(d.spans[i-1].to) > from || i < len(d.spans) && int(d.spans[i].from) < to {
 		return false
@@ -323,9 +323,6 @@ func (r *Reassembler) finishLocked(s *source, d *datagram, last *Packet) (*Packe
 		binary.BigEndian.PutUint16(data[2:], uint16(len(data)))
 		putHeaderSum(data[:d.hdrLen])
 		why = w.parse4(data)
-	}
-	if why == drop.None && w.IsFragment() {
-		why = drop.IPFragment // an IPv6 fragment header inside a fragment
 	}
 	if why != drop.None {
 		b.free()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,6 +53,8 @@ func TestReassembly(t *testing.T) {
 		{"repeated", []piece{one, two, two, one, three}, 4, 0},
 		{"last repeated", []piece{three, three, two, one}, 3, 0},
 		{"repeated with other bytes", []piece{one, two, other(two), three}, -1, 2},
+		{"repeated as the last", []piece{one, two, {16, 32, true, nil}, three}, -1, 2},
+		{"last repeated as not the last", []piece{three, {32, 40, false, nil}, two, one}, -1, 3},
 		{"subset", []piece{one, two, {16, 24, false, nil}, three}, -1, 2},
 		{"subset at the end", []piece{one, two, {24, 32, false, nil}, three}, -1, 2},
 		{"superset", []piece{one, two, {16, 40, false, nil}, three}, -1, 2},
@@ -256,6 +259,50 @@ func TestQuotaOfSmallFragments(t *testing.T) {
 			t.Fatalf("holds %d bytes", held)
 		}
 	}
+}
+
+func TestQuotaBelowOneDatagram(t *testing.T) {
+	r := NewReassembler(20<<10, 64, 0)
+	whole := pattern(30000)
+	small := mustParse(t, fragmentOf(false, 1, whole, piece{0, 32, false, nil}))
+	large := mustParse(t, fragmentOf(false, 2, whole, piece{24000, 25480, false, nil}))
+	r.Add(t0, small)
+	if _, why := r.Add(t0, large); why != drop.IPFragment {
+		t.Errorf("got %v, want %v", why, drop.IPFragment)
+	}
+	if _, bytes := r.Pending(); bytes > 20<<10 {
+		t.Errorf("%d bytes are held", bytes)
+	}
+}
+
+// TestConcurrentSources is for the race detector: every container has its own reader.
+func TestConcurrentSources(t *testing.T) {
+	r := NewReassembler(0, 0, 0)
+	whole := pattern(4000)
+	var wg sync.WaitGroup
+	for c := range byte(4) {
+		wg.Go(func() {
+			for id := range uint32(200) {
+				for _, f := range []piece{{0, 1480, false, nil}, {1480, 2960, false, nil}, {2960, 4000, true, nil}} {
+					p := new(Packet)
+					if why := Parse(p, frameFor(fragmentOf(c%2 == 0, id, whole, f))); why != drop.None {
+						t.Error(why)
+					}
+					p.MAC = l2.MAC{2, c}
+					if got, _ := r.Add(t0, p); got != nil {
+						if !bytes.Equal(got.Payload(), whole) {
+							t.Error("datagram differs")
+						}
+						r.Release(got)
+					} else if f.last {
+						t.Error("not complete")
+					}
+				}
+				r.Expire(t0)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestFloodOfSources(t *testing.T) {
