@@ -21,7 +21,7 @@ type flow struct {
 	sendMu sync.Mutex
 	sock   *socket
 	out    *sendBuf // waits for Flush; nil while nothing does
-	gen    uint32   // flows.hostGen when sock was opened
+	gen    uint32   // flows.hostGen that sock.gsoMax was learnt in
 	closed bool
 
 	mu     sync.Mutex // guards what follows

@@ -288,8 +288,11 @@ func (s *flows) len() int {
 	return s.table.len()
 }
 
-// hostChanged lets every flow open a new socket once, should its present one fail.
-func (s *flows) hostChanged() { s.hostGen.Add(1) }
+// hostChanged makes every flow forget what it learnt of the way out, and trouble worth a log line again.
+func (s *flows) hostChanged() {
+	s.hostGen.Add(1)
+	s.lastLog.Store(0)
+}
 
 // close ends all flows and waits for their goroutines. A second call only waits.
 func (s *flows) close() {

@@ -130,10 +130,16 @@ func (s *flows) sendFailed(f *flow, m *outMsg, errno syscall.Errno) {
 		data = data[:min(m.segment, len(data))]
 	}
 	v6 := f.key.Addr().Is6()
-	mtu := 0
+	mtu, size := 0, ip.HeaderLen4+len(data)
+	if v6 {
+		size = ip.HeaderLen6 + len(data)
+	}
+	if f.proto == ip.UDP {
+		size += ip.UDPHeaderLen
+	}
 	if kind == ip.FragNeeded {
 		mtu = pathMTU(m.to.Addr(), s.bindAddr(v6))
-		if mtu == 0 || mtu >= ip.HeaderLen4+8+len(data) {
+		if mtu == 0 || mtu >= size {
 			return // not for the path's sake
 		}
 	}

@@ -163,10 +163,10 @@ func (f *flow) sendLocked(s *flows) *sendBuf {
 		b.fail(errnoOf(err))
 		return b
 	}
-	b.transmit(f.sock)
-	if b.bad > 0 && f.gen != s.hostGen.Load() && b.lostAddress() && f.reopenLocked(s) {
-		b.transmit(f.sock)
+	if gen := s.hostGen.Load(); f.gen != gen {
+		f.gen, f.sock.gsoMax = gen, noGSOMax // another way out may take what the last did not
 	}
+	b.transmit(f.sock)
 	return b
 }
 
@@ -238,35 +238,6 @@ func (b *sendBuf) fail(errno syscall.Errno) {
 		b.errs[i] = errno
 	}
 	b.bad = b.n
-}
-
-// lostAddress reports whether an error is one that a new socket may not meet.
-func (b *sendBuf) lostAddress() bool {
-	for _, errno := range b.errs[:b.n] {
-		if errno == unix.ENETUNREACH || errno == unix.EADDRNOTAVAIL || errno == unix.EINVAL || errno == unix.ENODEV {
-			return true
-		}
-	}
-	return false
-}
-
-// reopenLocked gives f a new socket after the host's addresses changed: once per change, and only a
-// flow whose socket has failed, since a new socket is a new port outside.
-func (f *flow) reopenLocked(s *flows) bool {
-	f.gen = s.hostGen.Load()
-	sock, err := s.openSocket(f.proto, f.key.Addr().Is6(), s.bindAddr(f.key.Addr().Is6()))
-	if err != nil {
-		return false
-	}
-	if sock.setDF(f.sock.df) != nil {
-		sock.close()
-		return false
-	}
-	old := f.sock
-	f.sock = sock
-	s.wg.Go(func() { s.receive(f, sock) })
-	old.close()
-	return true
 }
 
 // finish counts what b could not send, tells the container, and gives b back. b may be nil.

@@ -30,6 +30,9 @@ type socket struct {
 	gsoMax int
 }
 
+// noGSOMax is the gsoMax of a socket that has met no refusal.
+const noGSOMax = 1 << 16
+
 // openSocket makes a datagram socket of the family of v6 for an IP protocol (UDP, ICMP, ICMPv6),
 // bound to bind if that is valid. The kernel chooses the port or the echo identifier, at random.
 func openSocket(proto uint8, v6 bool, bind netip.Addr) (*socket, error) {
@@ -45,7 +48,7 @@ func openSocket(proto uint8, v6 bool, bind netip.Addr) (*socket, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	s := &socket{file: os.NewFile(uintptr(fd), "flow"), v6: v6, gsoMax: 1 << 16}
+	s := &socket{file: os.NewFile(uintptr(fd), "flow"), v6: v6, gsoMax: noGSOMax}
 	if s.rc, err = s.file.SyscallConn(); err != nil {
 		s.file.Close()
 		return nil, fmt.Errorf("open socket: %w", err)

@@ -110,10 +110,14 @@ func (u *UDP) Flush() {
 	}
 }
 
-// HostChanged tells that addresses or routes of the host have changed. Flows that leave from
-// whatever address the kernel picks follow by themselves, for their sockets are not connected and the
-// route is looked up for each datagram. A flow whose next datagram fails for want of an address or a
-// route gets a new socket, once, and sends the datagram again; the others keep their outside port.
+// HostChanged tells that addresses or routes of the host have changed.
+//
+// Flows follow by themselves, with the next datagram: their sockets are not connected, so the kernel
+// looks up route and source address for each one, and a socket bound to an outbound address that goes works
+// again when the address is back; in between, the container is told that the host is unreachable.
+// Opening new sockets would only change the outside ports of flows that can go on (RFC 4787 REQ-11). What
+// is forgotten is what was learnt of the way out: whether it can take GSO trains, and that trouble has been
+// logged.
 func (u *UDP) HostChanged() { u.s.hostChanged() }
 
 // Flows returns how many flows there are.

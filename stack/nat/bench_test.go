@@ -1,0 +1,143 @@
+package nat
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+
+	"github.com/usernet/usernet/internal/sys"
+	"github.com/usernet/usernet/stack/l2"
+)
+
+// counter is an Emitter that counts datagrams and allocates nothing.
+type counter struct {
+	n    atomic.Int64
+	wake chan struct{} // has room for one
+}
+
+func (c *counter) EmitIP(_ netip.Addr, v l2.VNet, l3 [][]byte) bool {
+	n := 1
+	if v.GSOSize > 0 {
+		n = (len(l3[1]) + int(v.GSOSize) - 1) / int(v.GSOSize)
+	}
+	c.n.Add(int64(n))
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// startEcho answers on the host's loopback with batches, so it is not what is measured.
+func startEcho(b testing.TB) netip.AddrPort {
+	s := listen(b, "127.0.0.1:0")
+	rc, err := s.SyscallConn()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := sys.SetOptions(rc, false, sys.OptUDPGRO); err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		in, out := sys.NewRecvBatch(32, 65535), sys.NewSendBatch(32, 1)
+		parts := make([][]byte, 1)
+		for {
+			n, err := in.Recv(rc)
+			if err != nil {
+				return
+			}
+			for i := range n {
+				m := in.Message(i)
+				parts[0] = m.Data
+				out.Add(&sys.Datagram{To: m.From, Data: parts, Segment: m.Segment})
+			}
+			_, _ = out.Send(rc)
+		}
+	}()
+	b.Cleanup(func() { s.Close(); <-done })
+	return s.addr()
+}
+
+// echoBench sends windows of datagrams through Input and waits for each to come back.
+func echoBench(b *testing.B, size, window int) {
+	n := testNetwork()
+	c := &counter{wake: make(chan struct{}, 1)}
+	u := NewUDP(Env{Emit: c}, NewPolicy(n), n)
+	defer u.Close()
+	d := datagram{from: a1, to: fmt.Sprintf("10.0.2.2:%d", startEcho(b).Port()), payload: pattern(size)}
+	p := d.packet(b)
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	var sent int64
+	for b.Loop() {
+		u.Input(p)
+		if sent++; sent%int64(window) != 0 {
+			continue
+		}
+		u.Flush()
+		for c.n.Load() < sent {
+			<-c.wake
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "datagrams/s")
+}
+
+func BenchmarkUDPEcho(b *testing.B) {
+	for _, size := range []int{1, 1400} {
+		for _, window := range []int{1, 32} {
+			b.Run(fmt.Sprintf("%dB/window%d", size, window), func(b *testing.B) { echoBench(b, size, window) })
+		}
+	}
+}
+
+// The way of a datagram allocates nothing, out and back.
+func TestUDPDoesNotAllocate(t *testing.T) {
+	n := testNetwork()
+	c := &counter{wake: make(chan struct{}, 1)}
+	u := NewUDP(Env{Emit: c}, NewPolicy(n), n)
+	defer u.Close()
+	to := startEcho(t)
+	for _, row := range []struct {
+		name string
+		d    datagram
+	}{
+		{"small", datagram{payload: pattern(100)}},
+		{"large", datagram{payload: pattern(8000)}},
+		{"train", datagram{payload: pattern(8000), segment: 1000}},
+		{"ttl and tos", datagram{payload: pattern(100), ttl: 9, tos: 4}},
+	} {
+		row.d.from, row.d.to = a1, fmt.Sprintf("10.0.2.2:%d", to.Port())
+		p := row.d.packet(t)
+		replies := int64(1)
+		if row.d.segment > 0 {
+			replies = 8
+		}
+		once := func() {
+			want := c.n.Load() + replies
+			u.Input(p)
+			u.Flush()
+			for c.n.Load() < want {
+				<-c.wake
+			}
+		}
+		once()
+		if got := testing.AllocsPerRun(200, once); got != 0 {
+			t.Errorf("%s: %v allocations", row.name, got)
+		}
+	}
+}
+
+func BenchmarkFlowTable(b *testing.B) {
+	n := testNetwork()
+	u := NewUDP(Env{Emit: &counter{}}, NewPolicy(n), n)
+	defer u.Close()
+	p := datagram{from: a1, to: "203.0.113.1:9"}.packet(b)
+	key := netip.MustParseAddrPort(a1)
+	for b.Loop() {
+		f := u.s.flow(p, key, idleLong)
+		f.sent(p, netip.MustParseAddrPort("203.0.113.1:9"), netip.MustParseAddr("203.0.113.1"))
+	}
+}
