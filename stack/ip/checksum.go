@@ -42,7 +42,7 @@ func Sum(b []byte) uint16 {
 		s, c = bits.Add64(s, binary.LittleEndian.Uint64(b), c)
 		b = b[8:]
 	}
-	// What is left is below 2^56, so together with the carry it cannot overflow a word of its own.
+	// What is left sums to less than 2^33: if adding it overflows, the carry it gives back cannot.
 	var tail uint64
 	if len(b) >= 4 {
 		tail = uint64(binary.LittleEndian.Uint32(b))
@@ -56,7 +56,6 @@ func Sum(b []byte) uint16 {
 		tail += uint64(b[0])
 	}
 	s, c = bits.Add64(s, tail, c)
-	s, c = bits.Add64(s, 0, c)
 	s += c
 	return bits.ReverseBytes16(fold(s))
 }

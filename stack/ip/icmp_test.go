@@ -77,6 +77,10 @@ func TestICMPErrorAboutAProblem(t *testing.T) {
 	if m[0] != 4 || m[1] != 2 || binary.BigEndian.Uint32(m[4:]) != 44 {
 		t.Errorf("type %d code %d pointer %d, want 4 2 44", m[0], m[1], binary.BigEndian.Uint32(m[4:]))
 	}
+	big := mustParse(t, raw4{proto: UDP, payload: pattern(20)}.bytes())
+	if m := mustParse(t, ICMPError(nil, big, gw4, FragNeeded, 70000)).Payload(); binary.BigEndian.Uint32(m[4:]) != 0xffff {
+		t.Errorf("MTU 70000 is told as %d in 16 bits", binary.BigEndian.Uint32(m[4:]))
+	}
 	// An unknown transport is objected to where it is named: in the last extension header.
 	chain := raw6(0, ext6(nextFragment), frag6(60, 0, false, 1), ext6(253), pattern(20))
 	m = mustParse(t, ICMPError(nil, mustParse(t, chain), gw6, ProtoUnreachable, 0)).Payload()

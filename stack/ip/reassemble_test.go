@@ -120,6 +120,11 @@ func TestReassembledHeader4(t *testing.T) {
 	if again.IsFragment() {
 		t.Error("still a fragment")
 	}
+	alias := *got
+	r.Release(&alias) // only what Add returned gives memory back, once
+	if alias.block == nil || got.block == nil {
+		t.Error("a copy gave back the memory of the original")
+	}
 	r.Release(got)
 	r.Release(got)
 	p := mustParse(t, raw4{payload: whole}.bytes())
