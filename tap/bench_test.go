@@ -17,7 +17,8 @@ var frameSizes = []struct {
 }{{"60", 60}, {"1500", 1500}, {"64KiB", 65000}}
 
 // Write: Output of one frame that the kernel drops as soon as it has it, being for another station.
-// PLACEHOLDER-WRITE
+// On a 2-core virtual machine, Linux 6.18: 1.1 µs for 60 or 1500 bytes, 3.4 µs for 64 KiB
+// (19 GB/s), with or without the virtio-net header; no allocation.
 func BenchmarkKernelWrite(b *testing.B) {
 	if !inNamespace(b) {
 		return
@@ -44,7 +45,8 @@ func BenchmarkKernelWrite(b *testing.B) {
 }
 
 // Read: Run reads a full ring, input does nothing. The frames are put there with the clock stopped.
-// PLACEHOLDER-READ
+// On a 2-core virtual machine, Linux 6.18: 0.9 µs for 60 bytes, 1.0 µs for 1500, 5.6 to 6.6 µs for
+// 64 KiB (10 GB/s: the memory was last written by another core).
 func BenchmarkKernelRead(b *testing.B) {
 	if !inNamespace(b) {
 		return
@@ -107,7 +109,8 @@ func BenchmarkKernelRead(b *testing.B) {
 
 // Relay: a TCP stream between two kernels through two TAPs and one goroutine per direction; all
 // copies are there that a container's traffic has, but for the host's socket.
-// PLACEHOLDER-RELAY
+// On a 2-core virtual machine, Linux 6.18: 13 to 15 Gbit/s; with one end in plain mode, where every
+// frame is cut by us, 2.5 Gbit/s.
 func BenchmarkKernelRelay(b *testing.B) {
 	if !inNamespace(b) {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/l2"
 )
 
-// ErrGone says that the device was deleted or its namespace ended.
+// ErrGone says that the container deleted the device.
 var ErrGone = errors.New("the device is gone")
 
 // State is what is known of the device; see the package comment for the transitions.

@@ -22,8 +22,9 @@
 // until the device is empty or a batch of 64 is full, and hands on what it has. Each read scatters
 // into [virtio header][Ethernet header][block], so the packet begins at the first byte of the block
 // and a receiver can take the block over instead of copying (l2.Buf). A frame of at most smallFrame
-// bytes is copied into a slot of a batch instead, which costs about 40 ns and lets 64 small frames
-// be handled together; a larger one is handed on at once, while it is in the processor's cache.
+// bytes is copied into a slot of a batch instead, which does not show in the 0.9 to 1.0 µs of such a
+// read and lets 64 small frames be handled together; a larger one is handed on at once, while it is
+// in the processor's cache.
 //
 // # Writing
 //
@@ -45,9 +46,10 @@
 //	        write succeeds
 //
 // Down: the container set its interface down. Nobody tells us; the next write does. Reading goes
-// on waiting in the poller, at no cost. Gone: the container deleted the interface, or its
-// namespace ended; Run returns. Each change is logged once.
+// on waiting in the poller, at no cost. Gone: the container deleted the interface; Run returns, and
+// only a new device brings the port back. Each change is logged once.
 //
-// A descriptor of a TAP keeps its network namespace alive: who holds one holds the namespace, even
-// when all processes in it have ended. Close ends that.
+// The namespace does not end under a device: a descriptor of a TAP keeps its network namespace alive,
+// even when all processes in it have ended. So whoever holds one watches the processes, not the
+// TAP, to know that a container is over, and closes it then.
 package tap

@@ -200,3 +200,11 @@ func TestUnsupported(t *testing.T) {
 		t.Errorf("%q, want %q", err, want)
 	}
 }
+
+func TestProbes(t *testing.T) {
+	for _, probe := range []func() error{ProbeUDPSegment, ProbeUDPGRO} {
+		if err := probe(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			t.Error(err)
+		}
+	}
+}

@@ -54,12 +54,6 @@ func TunSetVNetHeaderLen(fd, n int) error {
 // TunClearPersist lets the device end with its last descriptor.
 func TunClearPersist(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0) }
 
-// TunFeatures returns the IFF_ flags TunAttach may have on this kernel.
-func TunFeatures(fd int) (uint16, error) {
-	v, err := unix.IoctlGetUint32(fd, unix.TUNGETFEATURES)
-	return uint16(v), err
-}
-
 // SetHardwareAddr sets the MAC address of the device behind an attached fd.
 func SetHardwareAddr(fd int, mac [6]byte) error {
 	var ifr struct {

@@ -28,8 +28,10 @@ type Config struct {
 }
 
 // queueLen is the transmit queue of the interface, in frames. The kernel fills it without
-// back-pressure and drops the rest; its default of 500 loses a quarter of a burst of 1 000 small
-// datagrams, and 1 000 is what an Ethernet card has.
+// back-pressure and drops the rest. Of a burst of 1000 small datagrams the default of 500 let 499
+// to 912 through, 1000 let 991 to all through (measured with a reader that takes 3 µs a frame). More
+// is not better: the kernel charges what is in the queue to nobody, so it is what a hostile
+// container can hold, 64 MiB as it is.
 const queueLen = 1000
 
 // Configure sets up lo and the interface of the calling thread's network namespace. The caller has
