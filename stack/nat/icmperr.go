@@ -121,7 +121,7 @@ func (s *flows) sendFailed(f *flow, m *outMsg, errno syscall.Errno) {
 	case unix.EACCES, unix.EPERM: // a broadcast address of this host's links; a firewall
 		kind = ip.AdminProhibited
 	}
-	s.Drops.Add(reason)
+	s.Drops.AddN(reason, m.lost)
 	if kind == 0 || !s.errorsAllowed(f.mac) {
 		return
 	}

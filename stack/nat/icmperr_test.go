@@ -117,8 +117,8 @@ func TestUDPErrorsDoNotEndFlows(t *testing.T) {
 // kernel knows, by us. Without DF it is fragmented and passes.
 func TestUDPFragNeeded(t *testing.T) {
 	for _, row := range []struct{ from, to, router, gateway string }{
-		{a1, "198.51.100.7:9", "192.0.2.2", "10.0.2.2"},
-		{b6, "[2001:db8:100::7]:9", "2001:db8:2::2", "fd00::2"},
+		{a1, farHost(false) + ":9", "192.0.2.2", "10.0.2.2"},
+		{b6, "[" + farHost(true) + "]:9", "2001:db8:2::2", "fd00::2"},
 	} {
 		l := newLink(t)
 		u := startUDP(t, l, testNetwork())
@@ -147,27 +147,28 @@ func TestUDPFragNeeded(t *testing.T) {
 func TestUDPTrainOnNarrowPath(t *testing.T) {
 	l := newLink(t)
 	u := startUDP(t, l, testNetwork())
+	to := farHost(false) + ":9"
 	// Teach the kernel the path.
-	u.input(t, datagram{from: a2, to: "198.51.100.8:9", payload: pattern(1400), df: true})
-	wantError(t, l.next(), ip.FragNeeded, "192.0.2.2", a2, "198.51.100.8:9")
+	u.input(t, datagram{from: a2, to: to, payload: pattern(1400), df: true})
+	wantError(t, l.next(), ip.FragNeeded, "192.0.2.2", a2, to)
 	for range 10 {
-		u.Input(datagram{from: a1, to: "198.51.100.8:9", payload: pattern(1400)}.packet(t))
+		u.Input(datagram{from: a1, to: to, payload: pattern(1400)}.packet(t))
 	}
 	u.Flush()
-	u.input(t, datagram{from: a1, to: "198.51.100.8:9", payload: pattern(14_000), segment: 1400})
+	u.input(t, datagram{from: a1, to: to, payload: pattern(14_000), segment: 1400})
 	if n := l.drops.Get(drop.SocketError); n != 0 {
 		t.Errorf("%d datagrams refused", n)
 	}
 	l.nothing()
-	u.input(t, datagram{from: a1, to: "198.51.100.8:9", payload: pattern(14_000), segment: 1400, df: true})
-	wantError(t, l.next(), ip.FragNeeded, "10.0.2.2", a1, "198.51.100.8:9")
+	u.input(t, datagram{from: a1, to: to, payload: pattern(14_000), segment: 1400, df: true})
+	wantError(t, l.next(), ip.FragNeeded, "10.0.2.2", a1, to)
 }
 
 // A traceroute by UDP sees the router behind us.
 func TestUDPTimeExceeded(t *testing.T) {
 	for _, row := range []struct{ from, to, router string }{
-		{a1, "198.51.100.9:33434", "192.0.2.2"},
-		{b6, "[2001:db8:100::9]:33434", "2001:db8:2::2"},
+		{a1, farHost(false) + ":33434", "192.0.2.2"},
+		{b6, "[" + farHost(true) + "]:33434", "2001:db8:2::2"},
 	} {
 		l := newLink(t)
 		u := startUDP(t, l, testNetwork())

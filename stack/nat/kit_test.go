@@ -216,6 +216,19 @@ func (s *server) echo() *server {
 	return s
 }
 
+// farHosts counts the addresses behind the router that have been used.
+var farHosts atomic.Uint32
+
+// farHost is an address behind the router's narrow link that no test has sent to, so the kernel knows
+// nothing of the path yet.
+func farHost(v6 bool) string {
+	n := farHosts.Add(1)
+	if v6 {
+		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 1, 0, 14: byte(n >> 8), 15: byte(n)}).String()
+	}
+	return netip.AddrFrom4([4]byte{198, 51, 100, byte(1 + n%250)}).String()
+}
+
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

@@ -129,8 +129,8 @@ func TestPing(t *testing.T) {
 func TestPingErrors(t *testing.T) {
 	permitPings(t)
 	for _, row := range []struct{ from, to, router, gateway, nowhere string }{
-		{"10.0.2.100", "198.51.100.20", "192.0.2.2", "10.0.2.2", "8.8.8.8"},
-		{"fd00::100", "2001:db8:100::20", "2001:db8:2::2", "fd00::2", "2606:4700::1111"},
+		{"10.0.2.100", farHost(false), "192.0.2.2", "10.0.2.2", "8.8.8.8"},
+		{"fd00::100", farHost(true), "2001:db8:2::2", "fd00::2", "2606:4700::1111"},
 	} {
 		l := newLink(t)
 		g := startPing(t, l.env(), testNetwork())

@@ -45,6 +45,15 @@ type outMsg struct {
 	ttl, tos uint8
 	segment  int
 	data     []byte
+	lost     int // datagrams of it the kernel refused
+}
+
+// datagrams is how many m carries.
+func (m *outMsg) datagrams() int {
+	if m.segment == 0 {
+		return 1
+	}
+	return (len(m.data) + m.segment - 1) / m.segment
 }
 
 // sendBuf is what one flow has to send.
@@ -194,8 +203,14 @@ func (b *sendBuf) transmit(sock *socket) {
 		b.errs[i] = b.batch.Err(i)
 	}
 	for i := range b.n {
-		if b.msgs[i].segment > 0 && refusesTrain(b.errs[i]) {
-			b.errs[i] = b.split(sock, &b.msgs[i], b.errs[i])
+		m := &b.msgs[i]
+		switch {
+		case b.errs[i] == 0:
+			continue
+		case m.segment > 0 && refusesTrain(b.errs[i]):
+			b.errs[i] = b.split(sock, m, b.errs[i])
+		default:
+			m.lost = m.datagrams()
 		}
 		if b.errs[i] != 0 {
 			b.bad++
@@ -217,6 +232,7 @@ func (b *sendBuf) split(sock *socket, m *outMsg, why syscall.Errno) (first sysca
 	case len(m.data) <= trainMax*m.segment: // not for being too many
 		sock.gsoMax = min(sock.gsoMax, m.segment-1)
 	}
+	m.lost = m.datagrams()
 	for rest := m.data; len(rest) > 0; {
 		for len(rest) > 0 {
 			b.parts[0] = rest[:min(m.segment, len(rest))]
@@ -225,7 +241,9 @@ func (b *sendBuf) split(sock *socket, m *outMsg, why syscall.Errno) (first sysca
 			}
 			rest = rest[len(b.parts[0]):]
 		}
-		if _, err := b.batch.Send(sock.rc); err != nil && first == 0 {
+		sent, err := b.batch.Send(sock.rc)
+		m.lost -= sent
+		if err != nil && first == 0 {
 			first = errnoOf(err)
 		}
 	}
@@ -235,7 +253,7 @@ func (b *sendBuf) split(sock *socket, m *outMsg, why syscall.Errno) (first sysca
 // fail marks every message as refused.
 func (b *sendBuf) fail(errno syscall.Errno) {
 	for i := range b.n {
-		b.errs[i] = errno
+		b.errs[i], b.msgs[i].lost = errno, b.msgs[i].datagrams()
 	}
 	b.bad = b.n
 }

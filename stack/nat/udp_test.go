@@ -257,6 +257,37 @@ func TestUDPLimit(t *testing.T) {
 	}
 }
 
+// NAT-04, NAT-05: the default timers. What they do is TestTableIdle's.
+func TestUDPIdleDefaults(t *testing.T) {
+	u := startUDP(t, newLink(t), privateNetwork())
+	if idle := u.s.table.idle; idle[idleLong] != 300*time.Second || idle[idleShort] != 30*time.Second || u.s.grain > 15*time.Second {
+		t.Errorf("idle times %v, looked at every %v", idle, u.s.grain)
+	}
+	if classOf(netip.MustParseAddrPort("8.8.8.8:53")) != idleShort || classOf(netip.MustParseAddrPort("8.8.8.8:5353")) != idleLong {
+		t.Error("the short timer is for port 53")
+	}
+}
+
+// The gateway stands for the loopback also when flows leave from an address of their own.
+func TestUDPLoopbackFromOutboundAddress(t *testing.T) {
+	l := newLink(t)
+	n := testNetwork()
+	n.Outbound4, n.Outbound6 = netip.MustParseAddr("203.0.113.2"), netip.MustParseAddr("2001:db8:113::1")
+	u := startUDP(t, l, n)
+	for from, server := range map[string]*server{a1: listen(t, "127.0.0.1:0"), b6: listen(t, "[::1]:0")} {
+		to := netip.AddrPortFrom(u.s.policy.Gateway(server.addr().Addr()), server.port())
+		u.input(t, datagram{from: from, to: to.String(), payload: []byte("x")})
+		outside, _ := server.next()
+		if outside.Addr() != n.Outbound4 && outside.Addr() != n.Outbound6 {
+			t.Errorf("%s leaves from %v", from, outside)
+		}
+		server.reply(outside, []byte("y"))
+		if g := l.next(); g.src != to || string(g.payload) != "y" {
+			t.Errorf("reply %+v", g)
+		}
+	}
+}
+
 // A flow ends by its timer, its port is then nobody's, and the next datagram makes a new one.
 func TestUDPExpires(t *testing.T) {
 	l := newLink(t)
