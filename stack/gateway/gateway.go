@@ -1,0 +1,296 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/nat"
+	"github.com/usernet/usernet/stack/spec"
+)
+
+const (
+	nicID = 1
+
+	// dialTimeout bounds a connection attempt to the outside. A container that wants to wait
+	// longer retransmits its SYN and starts another.
+	dialTimeout = 10 * time.Second
+
+	// defaultHandshakes and defaultFlows are per container address; totalHandshakes is for the
+	// process. Tailscale allows 8192 in flight, gvisor-tap-vsock 10, which ten silent SYNs block
+	// for two minutes.
+	defaultHandshakes = 256
+	totalHandshakes   = 2048
+	defaultFlows      = 4096
+
+	// Reassembly quota of each container.
+	fragmentBytes     = 256 << 10
+	fragmentDatagrams = 64
+	fragmentTimeout   = 30 * time.Second
+)
+
+// DatagramHandler takes packets that belong to it and reports true for those.
+// The packet is borrowed until it returns.
+type DatagramHandler interface {
+	Input(p *ip.Packet) bool
+}
+
+// DNS answers queries; see dnsproxy.Server.
+type DNS interface {
+	HandleUDP(query []byte, from netip.AddrPort, reply func(msg []byte))
+	ServeTCP(l net.Listener) error
+}
+
+// UDPNAT carries datagrams to the outside; see nat.UDP.
+type UDPNAT interface {
+	Input(p *ip.Packet)
+	Flush()
+}
+
+// Pinger carries echo requests to the outside; see nat.Ping.
+type Pinger interface {
+	Input(p *ip.Packet)
+}
+
+// Config is what a Gateway is made of. Spec, Policy and Link are required.
+type Config struct {
+	Spec   spec.Network
+	Policy *nat.Policy
+	Drops  *drop.Counters
+	Log    *slog.Logger
+	// Dialer opens connections to the outside; nil means the host's sockets.
+	// Tests give one that hangs, refuses or stays in memory.
+	Dial func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+}
+
+// Services are the gateway's neighbours in the packet path. They are made after the gateway, since
+// they send through it, and set once with Use, before the first frame.
+type Services struct {
+	// Link puts frames into the bridge as coming from the gateway's port.
+	Link func(frames []l2.Frame)
+	// Published sees every datagram of a container first: it may answer a published port's client.
+	Published func(p *ip.Packet) bool
+	// FlushPublished sends the answers Published queued.
+	FlushPublished func()
+	// Autoconf answers DHCP and router solicitations.
+	Autoconf DatagramHandler
+	DNS      DNS
+	UDP      UDPNAT
+	Ping     Pinger
+}
+
+// Gateway is one Network's router. It is an l2.Port; attach it to the bridge as a trusted port.
+type Gateway struct {
+	cfg    Config
+	svc    Services
+	drops  *drop.Counters
+	log    *slog.Logger
+	stack  *gvstack.Stack
+	link   *linkEndpoint
+	own    map[netip.Addr]bool // gateway, DNS and link-local addresses; fixed after New
+	linkLL netip.Addr          // our link-local address, invalid without IPv6
+
+	neighbours neighbours
+	reasm      reassembly
+	icmpErrors errorLimits
+
+	syns       synQuotes
+	handshakes *handshakes
+	flowLimit  int
+	flows      flowCount
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	enterMu sync.Mutex  // orders enter with Close
+	closed  atomic.Bool // set with enterMu held
+
+	dnsListeners []*gonet.TCPListener
+}
+
+// New makes a gateway. Nothing moves before Use.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Policy == nil {
+		return nil, errors.New("create gateway: no policy")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = dialHost
+	}
+	g := &Gateway{
+		cfg: cfg, drops: cfg.Drops, log: cfg.Log,
+		own:        make(map[netip.Addr]bool),
+		handshakes: newHandshakes(orDefault(cfg.Spec.Limits.TCPHandshakes, defaultHandshakes), totalHandshakes),
+		flowLimit:  orDefault(cfg.Spec.Limits.TCPFlows, defaultFlows),
+	}
+	g.neighbours.init()
+	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
+	g.reasm.Drops = cfg.Drops
+	g.flows.n = make(map[netip.Addr]int)
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	if err := g.newStack(); err != nil {
+		g.cancel()
+		return nil, fmt.Errorf("create gateway: %w", err)
+	}
+	return g, nil
+}
+
+func orDefault(v, d int) int {
+	if v > 0 {
+		return v
+	}
+	return d
+}
+
+// Use connects the gateway to its neighbours and starts its name server's TCP listeners.
+func (g *Gateway) Use(s Services) error {
+	g.svc = s
+	if s.DNS == nil {
+		return nil
+	}
+	for _, a := range []netip.Addr{g.cfg.Spec.DNS4, g.cfg.Spec.DNS6} {
+		if !a.IsValid() {
+			continue
+		}
+		l, err := gonet.ListenTCP(g.stack, tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(a), Port: 53}, netProto(a))
+		if err != nil {
+			return fmt.Errorf("listen on %s port 53 of the gateway: %w", a, err)
+		}
+		g.dnsListeners = append(g.dnsListeners, l)
+		g.wg.Go(func() {
+			if err := s.DNS.ServeTCP(l); err != nil && !g.closed.Load() {
+				g.log.Warn("name server stopped answering over TCP", "addr", a, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// newStack makes the netstack of this Network: one NIC that accepts every destination
+// (promiscuous) and sends as every source (spoofing), since it speaks for the whole outside.
+func (g *Gateway) newStack() error {
+	g.link = newLinkEndpoint(g)
+	g.stack = gvstack.New(gvstack.Options{
+		NetworkProtocols: []gvstack.NetworkProtocolFactory{
+			ipv4.NewProtocol,
+			// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
+			ipv6.NewProtocolWithOptions(ipv6.Options{}),
+			arp.NewProtocol,
+		},
+		TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+	})
+	if err := g.setTCPOptions(); err != nil {
+		return err
+	}
+	if err := g.stack.CreateNICWithOptions(nicID, g.link, gvstack.NICOptions{Name: "gateway"}); err != nil {
+		return fmt.Errorf("create NIC: %s", err)
+	}
+	g.stack.SetPromiscuousMode(nicID, true)
+	g.stack.SetSpoofing(nicID, true)
+	var routes []tcpip.Route
+	for _, p := range []netip.Prefix{g.cfg.Spec.Subnet4, g.cfg.Spec.Subnet6} {
+		if p.IsValid() {
+			routes = append(routes, tcpip.Route{Destination: toSubnet(p), NIC: nicID})
+		}
+	}
+	if g.cfg.Spec.Subnet6.IsValid() {
+		g.linkLL = LinkLocal(g.cfg.Spec.GatewayMAC)
+		routes = append(routes, tcpip.Route{Destination: toSubnet(netip.MustParsePrefix("fe80::/64")), NIC: nicID})
+	}
+	g.stack.SetRouteTable(routes)
+	for _, a := range []netip.Addr{g.cfg.Spec.Gateway4, g.cfg.Spec.DNS4, g.cfg.Spec.Gateway6, g.cfg.Spec.DNS6, g.linkLL} {
+		if !a.IsValid() || g.own[a] {
+			continue
+		}
+		g.own[a] = true
+		pa := tcpip.ProtocolAddress{Protocol: netProto(a), AddressWithPrefix: tcpip.AddressWithPrefix{Address: toTCPIP(a), PrefixLen: a.BitLen()}}
+		if err := g.stack.AddProtocolAddress(nicID, pa, gvstack.AddressProperties{}); err != nil {
+			return fmt.Errorf("add address %s: %s", a, err)
+		}
+	}
+	fwd := tcp.NewForwarder(g.stack, initialWindow, totalHandshakes+1024, g.handleSYN)
+	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
+	return nil
+}
+
+// MTU is the Network's.
+func (g *Gateway) MTU() int { return g.cfg.Spec.MTU }
+
+func (g *Gateway) String() string { return "gateway" }
+
+// Flows is the number of TCP connections now carried.
+func (g *Gateway) Flows() int { return g.flows.total() }
+
+// Close resets all flows, stops the name server's listeners and waits for every goroutine.
+// It is idempotent.
+func (g *Gateway) Close() error {
+	g.enterMu.Lock()
+	again := g.closed.Swap(true)
+	g.enterMu.Unlock()
+	if again {
+		return nil
+	}
+	g.cancel()
+	g.handshakes.cancelAll()
+	for _, l := range g.dnsListeners {
+		l.Close()
+	}
+	g.wg.Wait()
+	g.reasm.close()
+	g.stack.Close()
+	g.stack.Wait()
+	return nil
+}
+
+// LinkLocal is the IPv6 link-local address of a MAC (RFC 4291 appendix A, modified EUI-64).
+func LinkLocal(m l2.MAC) netip.Addr {
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80,
+		8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5],
+	})
+}
+
+func toTCPIP(a netip.Addr) tcpip.Address {
+	if a.Is4() {
+		return tcpip.AddrFrom4(a.As4())
+	}
+	return tcpip.AddrFrom16(a.As16())
+}
+
+func toNetip(a tcpip.Address) netip.Addr {
+	if a.Len() == 4 {
+		return netip.AddrFrom4(a.As4())
+	}
+	return netip.AddrFrom16(a.As16())
+}
+
+func netProto(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return header.IPv4ProtocolNumber
+	}
+	return header.IPv6ProtocolNumber
+}
+
+func toSubnet(p netip.Prefix) tcpip.Subnet {
+	return tcpip.AddressWithPrefix{Address: toTCPIP(p.Masked().Addr()), PrefixLen: p.Bits()}.Subnet()
+}

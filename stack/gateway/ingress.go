@@ -1,0 +1,385 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/l2"
+)
+
+// packets holds parsed packets between frames, so that one that goes to an interface method does
+// not cost an allocation.
+var packets = sync.Pool{New: func() any { return new(ip.Packet) }}
+
+// reassembly is the reassembler and the timer that clears it. The timer runs only while something
+// waits, so that an idle Network never wakes up.
+type reassembly struct {
+	*ip.Reassembler
+
+	mu    sync.Mutex
+	timer *time.Timer // guarded by mu; nil while nothing waits
+	ended bool        // guarded by mu
+}
+
+// expireEvery is how late a datagram that never became whole may be forgotten.
+const expireEvery = time.Second
+
+// arm makes sure the timer runs.
+func (r *reassembly) arm() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer == nil && !r.ended {
+		r.timer = time.AfterFunc(expireEvery, r.expire)
+	}
+}
+
+func (r *reassembly) expire() {
+	r.Expire(time.Now())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n, _ := r.Pending(); n == 0 || r.ended {
+		r.timer = nil
+		return
+	}
+	r.timer.Reset(expireEvery)
+}
+
+func (r *reassembly) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
+// Output implements l2.Port: frames of containers to the gateway. It runs on the goroutine that
+// read them; it ends in netstack, in a socket or in an answer, never in a queue of ours.
+func (g *Gateway) Output(frames []l2.Frame) int {
+	for i := range frames {
+		f := &frames[i]
+		switch f.Header.Type() {
+		case l2.TypeARP:
+			g.inputARP(f)
+		default:
+			p := packets.Get().(*ip.Packet)
+			g.inputFrame(f, p)
+			packets.Put(p)
+		}
+	}
+	return len(frames)
+}
+
+// Flush sends what waits for the end of a batch. The TAP's reader calls it when it has no more frames.
+func (g *Gateway) Flush() {
+	if g.svc.UDP != nil {
+		g.svc.UDP.Flush()
+	}
+	if g.svc.FlushPublished != nil {
+		g.svc.FlushPublished()
+	}
+}
+
+// inputARP lets through what concerns our own addresses. A spoofing NIC answers requests for every
+// address, a container's probe for its own included (RFC 5227), so the others stop here.
+func (g *Gateway) inputARP(f *l2.Frame) {
+	const length = 28 // Ethernet and IPv4, RFC 826
+	b := f.L3[0]
+	if len(b) < length {
+		g.drops.Add(drop.IPMalformed)
+		return
+	}
+	var sender l2.MAC
+	copy(sender[:], b[8:14])
+	from := netip.AddrFrom4([4]byte(b[14:18]))
+	target := netip.AddrFrom4([4]byte(b[24:28]))
+	if g.cfg.Spec.Subnet4.Contains(from) {
+		g.neighbours.learn(from, sender)
+	}
+	if !g.own[target] {
+		g.drops.Add(drop.NotForUs)
+		return
+	}
+	g.link.inject(f, header.ARPProtocolNumber, b)
+}
+
+// inputFrame takes one IP frame to the transport it is for.
+func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
+	if r := ip.Parse(p, f); r != drop.None {
+		g.drops.Add(r)
+		if p.Problem.Set {
+			g.icmpError(p, ip.ParamProblem, 0)
+		}
+		return
+	}
+	g.neighbours.learn(p.Src, p.MAC)
+	if p.TTL <= 1 && !g.own[p.Dst] && !p.Dst.IsMulticast() && !p.Group {
+		g.drops.Add(drop.TTLExceeded)
+		g.icmpError(p, ip.TTLExceeded, 0)
+		return
+	}
+	if !p.IsFragment() {
+		g.inputPacket(f, p)
+		return
+	}
+	whole, r := g.reasm.Add(time.Now(), p)
+	if r != drop.None {
+		g.drops.Add(r)
+	}
+	if whole == nil {
+		g.reasm.arm()
+		return
+	}
+	g.inputPacket(nil, whole)
+	g.reasm.Release(whole)
+}
+
+// inputPacket dispatches a whole packet. f is its frame, or nil when it was put together from several.
+func (g *Gateway) inputPacket(f *l2.Frame, p *ip.Packet) {
+	if !p.VerifyTransport() {
+		g.drops.Add(drop.ChecksumBad)
+		return
+	}
+	switch {
+	case p.Proto == ip.TCP:
+		g.inputTCP(f, p)
+	case p.Proto == ip.UDP:
+		g.inputUDP(p)
+	case p.Proto == ip.ICMP && !p.Is6(), p.Proto == ip.ICMPv6 && p.Is6():
+		g.inputICMP(f, p)
+	case p.Group || p.Dst.IsMulticast():
+		g.drops.Add(drop.NotForUs) // IGMP and the like stay on the link
+	default:
+		g.drops.Add(drop.IPProtocol)
+		g.icmpError(p, ip.ProtoUnreachable, 0)
+	}
+}
+
+func (g *Gateway) inputTCP(f *l2.Frame, p *ip.Packet) {
+	src, dst, ok := p.Ports()
+	switch {
+	case !ok:
+		g.drops.Add(drop.IPMalformed)
+		return
+	case p.Group || p.Dst.IsMulticast():
+		g.drops.Add(drop.NotForUs)
+		return
+	case src == 0 || dst == 0 || p.Src == p.Dst:
+		// Nobody can answer these, and a LAND segment would make netstack talk to itself.
+		g.drops.Add(drop.IPMalformed)
+		return
+	}
+	const syn, ack = 0x02, 0x10
+	if flags := p.Payload()[13]; flags&(syn|ack) == syn {
+		g.syns.put(netip.AddrPortFrom(p.Src, src), netip.AddrPortFrom(p.Dst, dst), p.Data)
+	}
+	g.link.inject(f, netProto(p.Src), p.Data)
+}
+
+func (g *Gateway) inputUDP(p *ip.Packet) {
+	_, port, ok := p.Ports()
+	if !ok {
+		g.drops.Add(drop.IPMalformed)
+		return
+	}
+	if g.svc.Published != nil && g.svc.Published(p) {
+		return
+	}
+	if port == 53 && (p.Dst == g.cfg.Spec.DNS4 || p.Dst == g.cfg.Spec.DNS6) && g.svc.DNS != nil {
+		g.inputDNS(p)
+		return
+	}
+	if g.svc.Autoconf != nil && g.svc.Autoconf.Input(p) {
+		return
+	}
+	if p.Group || p.Dst.IsMulticast() {
+		g.drops.Add(drop.NotForUs)
+		return
+	}
+	if g.own[p.Dst] && !g.cfg.Policy.Check(ip.UDP, netip.AddrPortFrom(p.Dst, port)).Allow {
+		g.drops.Add(drop.PolicyDenied)
+		g.icmpError(p, ip.PortUnreachable, 0)
+		return
+	}
+	if g.svc.UDP != nil {
+		g.svc.UDP.Input(p)
+	}
+}
+
+// inputDNS hands a query to the name server and sends its answer from the address it was sent to.
+func (g *Gateway) inputDNS(p *ip.Packet) {
+	src, dst, _ := p.Ports()
+	query, ok := p.UDPPayload()
+	if !ok {
+		g.drops.Add(drop.DNSMalformed)
+		return
+	}
+	client, server := netip.AddrPortFrom(p.Src, src), netip.AddrPortFrom(p.Dst, dst)
+	g.svc.DNS.HandleUDP(query, client, func(msg []byte) {
+		var hdr [ip.HeaderLen6 + ip.UDPHeaderLen]byte
+		n := ip.PutUDPHeaders(hdr[:], server, client, len(msg), ip.UDPOpts{Payload: msg})
+		g.EmitIP(client.Addr(), l2.VNet{}, [][]byte{hdr[:n], msg})
+	})
+}
+
+// ICMP and ICMPv6 types, RFC 792, RFC 4443, RFC 4861.
+const (
+	icmp4Unreachable = 3
+	icmp6LastError   = 127
+	icmp6RouterSol   = 133
+	icmp6NeighborSol = 135
+	icmp6NeighborAdv = 136
+)
+
+func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
+	b := p.Payload()
+	if len(b) < 8 {
+		g.drops.Add(drop.IPMalformed)
+		return
+	}
+	if _, _, echo := p.ICMPEcho(); echo {
+		switch {
+		case g.own[p.Dst]:
+			g.link.inject(f, netProto(p.Src), p.Data)
+		case p.Group || p.Dst.IsMulticast():
+			g.drops.Add(drop.NotForUs) // no smurf
+		case g.svc.Ping != nil:
+			g.svc.Ping.Input(p)
+		}
+		return
+	}
+	switch {
+	case p.Is6() && b[0] == icmp6RouterSol:
+		if g.svc.Autoconf == nil || !g.svc.Autoconf.Input(p) {
+			g.drops.Add(drop.NotForUs)
+		}
+	case p.Is6() && b[0] == icmp6NeighborSol:
+		if len(b) < 24 || !g.own[netip.AddrFrom16([16]byte(b[8:24]))] {
+			g.drops.Add(drop.NotForUs)
+			return
+		}
+		g.link.inject(f, netProto(p.Src), p.Data)
+	case p.Is6() && b[0] == icmp6NeighborAdv:
+		g.link.inject(f, netProto(p.Src), p.Data)
+	case p.Is6() && b[0] <= icmp6LastError, !p.Is6() && b[0] == icmp4Unreachable:
+		g.inputError(f, p)
+	default:
+		g.drops.Add(drop.NotForUs)
+	}
+}
+
+// inputError passes an ICMP error about one of our TCP segments to netstack. Errors about UDP end
+// here: RFC 4787 REQ-12 forbids that they change a mapping, and no one outside needs them.
+func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
+	var q ip.Quoted
+	if r := ip.ParseQuoted(&q, p); r != drop.None {
+		g.drops.Add(r)
+		return
+	}
+	if q.Proto != ip.TCP || q.Dst.Addr() != p.Src {
+		g.drops.Add(drop.ICMPUnmatched)
+		return
+	}
+	g.link.inject(f, netProto(p.Src), p.Data)
+}
+
+// icmpError answers p with an ICMP error from the gateway's address.
+func (g *Gateway) icmpError(p *ip.Packet, kind ip.ErrorKind, mtu int) {
+	from := g.cfg.Spec.Gateway4
+	if p.Is6() {
+		from = g.cfg.Spec.Gateway6
+	}
+	if !from.IsValid() {
+		return
+	}
+	if !g.icmpErrors.of(p.Src).Allow(time.Now()) {
+		g.drops.Add(drop.ICMPLimit)
+		return
+	}
+	var buf [1280]byte
+	if b := ip.ICMPError(buf[:], p, from, kind, mtu); b != nil {
+		g.EmitIP(p.Src, l2.VNet{}, [][]byte{b})
+	}
+}
+
+// errorLimits holds each container's limit of ICMP errors, by address. A shared one would tell a
+// container what the others do.
+type errorLimits struct {
+	mu sync.Mutex
+	m  map[netip.Addr]*ip.Limiter // guarded by mu
+}
+
+// errorLimitsMax bounds the table. It is started anew when full, which gives everybody a fresh
+// burst; the switch bounds how many addresses there can be.
+const errorLimitsMax = 8192
+
+func (e *errorLimits) of(a netip.Addr) *ip.Limiter {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.m[a]
+	if l == nil {
+		if e.m == nil || len(e.m) >= errorLimitsMax {
+			e.m = make(map[netip.Addr]*ip.Limiter)
+		}
+		l = new(ip.Limiter)
+		e.m[a] = l
+	}
+	return l
+}
+
+// synQuotes remembers the headers of SYNs that are being dialled, for the ICMP error that may have
+// to quote them: netstack does not give them out. It is a ring; a flood pushes out the oldest,
+// which costs them their ICMP error and nothing else.
+type synQuotes struct {
+	mu   sync.Mutex
+	ring [512]synQuote             // guarded by mu
+	at   map[[2]netip.AddrPort]int // guarded by mu; key: source, destination
+	next int                       // guarded by mu
+}
+
+type synQuote struct {
+	key [2]netip.AddrPort
+	b   [68]byte // largest IPv4 header with 8 bytes of TCP; IPv6 without extension headers
+	n   int
+}
+
+func (s *synQuotes) put(src, dst netip.AddrPort, packet []byte) {
+	key := [2]netip.AddrPort{src, dst}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := s.at[key]
+	if !ok {
+		if s.at == nil {
+			s.at = make(map[[2]netip.AddrPort]int)
+		}
+		i = s.next
+		s.next = (s.next + 1) % len(s.ring)
+		if s.ring[i].n > 0 {
+			delete(s.at, s.ring[i].key)
+		}
+		s.at[key] = i
+	}
+	q := &s.ring[i]
+	q.key = key
+	q.n = copy(q.b[:], packet)
+}
+
+// take returns and forgets the headers of a SYN, nil when they are gone.
+func (s *synQuotes) take(src, dst netip.AddrPort) []byte {
+	key := [2]netip.AddrPort{src, dst}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := s.at[key]
+	if !ok {
+		return nil
+	}
+	delete(s.at, key)
+	b := append([]byte(nil), s.ring[i].b[:s.ring[i].n]...)
+	s.ring[i] = synQuote{}
+	return b
+}

@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// flow joins a netstack endpoint (the container's side) and a host socket.
+//
+// # Theory of operation
+//
+// up carries container to host. Read with Peek lists the queued segments' memory; writev sends it
+// to the socket with no lock held; a second Read consumes exactly what was written, which is what
+// opens the container's window. The memory stays valid between the two because netstack frees
+// queued segments only when they are read or when the endpoint is closed, and the endpoint is
+// closed only after both goroutines ended. That order must not change: it is what keeps one
+// container's bytes out of another's connection.
+//
+// down carries host to container. It asks the socket how much there is and lets netstack read that
+// much straight into the memory of a new segment (tcpip.Payloader).
+//
+// # States
+//
+//	         EOF from container                 EOF from host
+//	open ──────────────────────► up ended ──────────────────────► closed: Close, FINs went out
+//	  │                          down ended ◄── the other order
+//	  └── reset or error on either side ──► killed: RST to both
+//
+// Each direction ends on its own (half-close). kill is the only way to interrupt the other one: it
+// resets the host socket, which unblocks both its reads and writes, and closes done.
+type flow struct {
+	wq   waiter.Queue
+	ep   tcpip.Endpoint
+	conn *net.TCPConn
+
+	wg     sync.WaitGroup // up and down
+	once   sync.Once
+	done   chan struct{} // closed by kill
+	killed bool          // written in once, read after wg.Wait
+
+	unhook    func() bool   // takes kill off the gateway's context
+	downEnded chan struct{} // closed when down returns
+	source    socketSource
+}
+
+// gatherBytes bounds one writev. More would only delay the window update to the container.
+const gatherBytes = 256 << 10
+
+// start begins to relay. The caller calls wait exactly once.
+// ctx kills the flow when it ends.
+func (f *flow) start(ctx context.Context, ep tcpip.Endpoint, conn *net.TCPConn) {
+	f.ep, f.conn = ep, conn
+	f.done = make(chan struct{})
+	f.downEnded = make(chan struct{})
+	f.unhook = context.AfterFunc(ctx, f.kill)
+	f.wg.Go(f.up)
+	f.wg.Go(f.down)
+}
+
+// wait returns when both directions have ended and the flow's resources are free.
+func (f *flow) wait() {
+	f.wg.Wait()
+	f.unhook()
+	if f.killed {
+		f.ep.Abort()
+		return
+	}
+	f.conn.Close()
+	f.ep.Close()
+}
+
+// kill resets both sides. It is safe to call from any goroutine, more than once.
+func (f *flow) kill() {
+	f.once.Do(func() {
+		f.killed = true
+		reset(f.conn)
+		close(f.done)
+	})
+}
+
+// up relays container to host until EOF or error.
+func (f *flow) up() {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	f.wq.EventRegister(&entry)
+	defer f.wq.EventUnregister(&entry)
+	var g gather
+	for {
+		g.reset()
+		_, err := f.ep.Read(&g, tcpip.ReadOptions{Peek: true})
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+				continue
+			case <-f.done:
+				return
+			}
+		case *tcpip.ErrClosedForReceive:
+			if f.conn.CloseWrite() != nil {
+				f.kill()
+			}
+			f.watch(ready)
+			return
+		default:
+			f.kill()
+			return
+		}
+		bufs := net.Buffers(g.parts)
+		if _, err := bufs.WriteTo(f.conn); err != nil {
+			f.kill()
+			return
+		}
+		consume := discard(g.n)
+		if _, err := f.ep.Read(&consume, tcpip.ReadOptions{}); err != nil {
+			f.kill()
+			return
+		}
+	}
+}
+
+// watch stays after the container's FIN, while down still carries data: a reset from the container
+// would otherwise go unnoticed until the host sends something.
+func (f *flow) watch(ready <-chan struct{}) {
+	for {
+		select {
+		case <-ready:
+		case <-f.done:
+			return
+		case <-f.downEnded:
+			return
+		}
+		_, err := f.ep.Read(io.Discard, tcpip.ReadOptions{Peek: true})
+		if _, eof := err.(*tcpip.ErrClosedForReceive); err != nil && !eof {
+			f.kill()
+			return
+		}
+	}
+}
+
+// gather collects the memory of queued segments up to a bound, as an io.Writer that copies nothing.
+type gather struct {
+	parts [][]byte
+	n     int
+	mem   [64][]byte
+}
+
+var errGatherFull = errors.New("gather is full")
+
+func (g *gather) reset() { g.parts, g.n = g.mem[:0], 0 }
+
+// Write notes b. It is valid until the segments are consumed.
+func (g *gather) Write(b []byte) (int, error) {
+	if len(g.parts) == len(g.mem) || g.n >= gatherBytes {
+		return 0, errGatherFull
+	}
+	g.parts = append(g.parts, b)
+	g.n += len(b)
+	return len(b), nil
+}
+
+// discard is an io.Writer that takes that many bytes and no more.
+type discard int
+
+func (d *discard) Write(b []byte) (int, error) {
+	if len(b) > int(*d) {
+		n := int(*d)
+		*d = 0
+		return n, io.ErrShortWrite
+	}
+	*d -= discard(len(b))
+	return len(b), nil
+}

@@ -1,0 +1,285 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/ip"
+)
+
+const protoTCP = 6
+
+// TCP buffers of a flow. They are limits, not allocations: an idle flow holds none of it.
+const (
+	// maxBuffer fills a path of 1 ms at 8 Gbit/s, which is what a reader scheduled late costs on loopback.
+	maxBuffer = 1 << 20
+	// minBuffer is what a flow has when thousands share the budget: 64 KiB is one TSO segment.
+	minBuffer = 64 << 10
+	// bufferBudget bounds what slow readers can make us hold over all flows and both directions.
+	bufferBudget = 512 << 20
+	// initialWindow is the window a SYN-ACK offers; netstack scales from there.
+	initialWindow = maxBuffer
+)
+
+// Keepalive finds peers that vanished: 60 s + 9 × 15 s, so a flow of a lost peer is freed in 195 s.
+// An idle flow with both peers alive is never ended, which more than meets RFC 5382 REQ-5.
+const (
+	keepaliveIdle     = 60 * time.Second
+	keepaliveInterval = 15 * time.Second
+	keepaliveCount    = 9
+)
+
+// bufferSize is the buffer each direction of a flow may use when there are that many flows.
+func bufferSize(flows int) int64 {
+	return min(maxBuffer, max(minBuffer, bufferBudget/int64(2*max(flows, 1))))
+}
+
+func (g *Gateway) setTCPOptions() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	// RACK costs a timer per segment and stalls where segments are reordered; SACK recovery alone is
+	// what Tailscale ships too.
+	recovery := tcpip.TCPRecovery(0)
+	cc := tcpip.CongestionControlOption("cubic")
+	moderate := tcpip.TCPModerateReceiveBufferOption(false) // bufferSize decides instead
+	nagle := tcpip.TCPDelayEnabled(false)
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: maxBuffer, Max: maxBuffer}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: maxBuffer, Max: maxBuffer}
+	// SYN-ACKs go out at 0, 1, 3, 7 s; handshakeTimeout ends the wait.
+	syn := tcpip.TCPSynRetriesOption(3)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &moderate, &nagle, &rcv, &snd, &syn} {
+		if err := g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("set %T: %s", o, err)
+		}
+	}
+	return nil
+}
+
+// handleSYN decides about a SYN that matches no connection: policy, limits, dial, and only then the
+// SYN-ACK, so that "refused" means refused. It runs on a goroutine netstack started for it.
+func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
+	id := r.ID()
+	src := netip.AddrPortFrom(toNetip(id.RemoteAddress), id.RemotePort)
+	dst := netip.AddrPortFrom(toNetip(id.LocalAddress), id.LocalPort)
+	quote := g.syns.take(src, dst)
+	if !g.enter() {
+		r.Complete(false)
+		return
+	}
+	defer g.wg.Done()
+
+	v := g.cfg.Policy.Check(protoTCP, dst)
+	if !v.Allow {
+		g.drops.Add(drop.PolicyDenied)
+		r.Complete(true)
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, dialTimeout)
+	defer cancel()
+	fl := new(flow)
+	slot, ok := g.handshakes.admit(time.Now(), src.Addr(), func() { cancel(); fl.wq.Notify(waiter.WritableEvents) })
+	if !ok {
+		g.drops.Add(drop.HandshakeLimit)
+		r.Complete(false) // silent: the client's retransmission may find a slot
+		return
+	}
+	defer g.handshakes.done(slot)
+	all, ok := g.flows.add(src.Addr(), g.flowLimit)
+	if !ok {
+		g.drops.Add(drop.FlowLimit)
+		r.Complete(true)
+		return
+	}
+	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Loopback)
+	if err != nil {
+		g.flows.done(src.Addr())
+		g.refuse(r, src, dst, quote, err)
+		return
+	}
+	deadline := time.AfterFunc(handshakeTimeout, func() { fl.wq.Notify(waiter.WritableEvents) })
+	ep, terr := r.CreateEndpoint(&fl.wq)
+	deadline.Stop()
+	r.Complete(false)
+	if terr != nil {
+		g.flows.done(src.Addr())
+		reset(conn)
+		return
+	}
+	g.handshakes.done(slot)
+	setFlowOptions(ep, all)
+	fl.start(g.ctx, ep, conn)
+	g.wg.Go(func() {
+		fl.wait()
+		g.flows.done(src.Addr())
+	})
+}
+
+// enter counts a goroutine that is not ours to start, unless the gateway is closing.
+func (g *Gateway) enter() bool {
+	g.enterMu.Lock()
+	defer g.enterMu.Unlock()
+	if g.closed.Load() {
+		return false
+	}
+	g.wg.Add(1)
+	return true
+}
+
+// dial opens a connection from the host, from the configured outbound address where there is one.
+func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrPort, loopback bool) (*net.TCPConn, error) {
+	from := g.cfg.Spec.Outbound4
+	if to.Addr().Is6() {
+		from = g.cfg.Spec.Outbound6
+	}
+	if loopback {
+		from = netip.Addr{} // 127.0.0.1 cannot be reached from an outside address
+	}
+	return g.cfg.Dial(ctx, "tcp", from, to)
+}
+
+// dialHost is the Dial of the real world.
+func dialHost(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
+	}
+	var local netip.AddrPort
+	if from.IsValid() {
+		local = netip.AddrPortFrom(from, 0)
+	}
+	return d.DialTCP(ctx, network, local, to)
+}
+
+// refuse tells the container why its connection failed, in the terms its kernel turns into the same
+// errno the dial had here.
+func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, quote []byte, err error) {
+	switch {
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		r.Complete(false)
+		g.synError(src, dst, quote, ip.HostUnreachable)
+	case errors.Is(err, syscall.ENETUNREACH):
+		r.Complete(false)
+		g.synError(src, dst, quote, ip.NetUnreachable)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		r.Complete(false)
+		g.synError(src, dst, quote, ip.AdminProhibited)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
+		errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		// Silence outside is silence inside: the container's kernel retransmits and times out.
+		r.Complete(false)
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+		r.Complete(true)
+	default:
+		// Out of descriptors, ports or memory: fail fast instead of hanging.
+		g.drops.Add(drop.SocketError)
+		g.log.Debug("dial failed", "to", dst, "err", err)
+		r.Complete(true)
+	}
+}
+
+// synError answers a SYN with an ICMP error that quotes it. Without the quote (it was pushed out by
+// a flood) the container's kernel would ignore the error, so none is sent.
+func (g *Gateway) synError(src, dst netip.AddrPort, quote []byte, kind ip.ErrorKind) {
+	if quote == nil {
+		return
+	}
+	hdr := 40
+	if src.Addr().Is4() {
+		hdr = int(quote[0]&0xf) * 4
+	}
+	orig := &ip.Packet{Src: src.Addr(), Dst: dst.Addr(), Proto: protoTCP, HdrLen: hdr, Data: quote}
+	g.icmpError(orig, kind, 0)
+}
+
+// Forward connects to `to` as `from` inside the Network and relays client until both ends are
+// done. It implements portfwd.Dialer. It closes client in every case; a container that refuses
+// resets it.
+func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
+	if !g.enter() {
+		reset(client)
+		return net.ErrClosed
+	}
+	defer g.wg.Done()
+	all, ok := g.flows.add(to.Addr(), g.flowLimit)
+	if !ok {
+		g.drops.Add(drop.FlowLimit)
+		reset(client)
+		return fmt.Errorf("forward to %s: container is at its limit of %d flows", to, g.flowLimit)
+	}
+	defer g.flows.done(to.Addr())
+	fl := new(flow)
+	ep, err := g.connect(ctx, &fl.wq, from, to)
+	if err != nil {
+		reset(client)
+		return err
+	}
+	setFlowOptions(ep, all)
+	fl.start(g.ctx, ep, client)
+	fl.wait()
+	return nil
+}
+
+// connect opens a connection from an outside address to a container.
+func (g *Gateway) connect(ctx context.Context, wq *waiter.Queue, from, to netip.AddrPort) (tcpip.Endpoint, error) {
+	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, netProto(to.Addr()), wq)
+	if terr != nil {
+		return nil, fmt.Errorf("connect to %s: %s", to, terr)
+	}
+	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+	local := tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(from.Addr()), Port: from.Port()}
+	if terr = ep.Bind(local); terr != nil {
+		// The same client port is in use towards this Network through another published port.
+		local.Port = 0
+		terr = ep.Bind(local)
+	}
+	if terr == nil {
+		terr = ep.Connect(tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(to.Addr()), Port: to.Port()})
+	}
+	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		select {
+		case <-ready:
+			terr = ep.LastError()
+		case <-ctx.Done():
+			terr = &tcpip.ErrTimeout{}
+		case <-g.ctx.Done():
+			terr = &tcpip.ErrAborted{}
+		}
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, fmt.Errorf("connect to %s: %s", to, terr)
+	}
+	return ep, nil
+}
+
+func setFlowOptions(ep tcpip.Endpoint, flows int) {
+	o := ep.SocketOptions()
+	if size := bufferSize(flows); size < maxBuffer {
+		o.SetReceiveBufferSize(size, true)
+		o.SetSendBufferSize(size, true)
+	}
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	ep.SetSockOpt(&idle)
+	ep.SetSockOpt(&interval)
+	ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
+	o.SetKeepAlive(true)
+}
+
+// reset closes a host connection with RST.
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
+}

@@ -1,0 +1,349 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/usernet/usernet/dnsproxy"
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/bridge"
+	"github.com/usernet/usernet/stack/capture"
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/gateway"
+	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/nat"
+	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/tap"
+)
+
+// Options is what a Network gets from its process. Callbacks may be nil; they run on the goroutine
+// that noticed and must not call back into the Network.
+type Options struct {
+	Log *slog.Logger
+	// EndpointDown reports that an Endpoint's TAP is gone.
+	EndpointDown func(id string, cause error)
+	// CaptureEnded reports that the capture file took no more.
+	CaptureEnded func(cause error)
+	// Descriptors is how many files the process may have open; 0 means no bound is known.
+	Descriptors int
+}
+
+// Network is one Network's live datapath. Its methods are safe for concurrent use.
+type Network struct {
+	spec  spec.Network
+	opts  Options
+	log   *slog.Logger
+	drops drop.Counters
+
+	bridge  *bridge.Bridge
+	gateway *gateway.Gateway
+	uplink  *bridge.Port // the gateway's port
+	udp     *nat.UDP
+	ping    *nat.Ping
+	dns     *dnsproxy.Server
+	publish *portfwd.Forwarder
+	record  atomic.Pointer[recorder] // nil: nothing is captured
+
+	mu        sync.Mutex
+	endpoints map[string]*endpoint // guarded by mu
+	published map[string]string    // id of a published port → Endpoint; guarded by mu
+	closed    bool                 // guarded by mu
+}
+
+// endpoint is an attached container.
+type endpoint struct {
+	spec spec.Endpoint
+	dev  *tap.Device
+	port *bridge.Port
+	done chan struct{} // closed when its reader has ended
+}
+
+// New makes the datapath of n. Nothing is attached yet.
+func New(n spec.Network, o Options) (*Network, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	nw := &Network{
+		spec: n, opts: o, log: o.Log,
+		endpoints: make(map[string]*endpoint), published: make(map[string]string),
+	}
+	policy := nat.NewPolicy(n)
+	gw, err := gateway.New(gateway.Config{Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log})
+	if err != nil {
+		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
+	}
+	nw.gateway = gw
+	nw.bridge = bridge.New(bridge.Options{Drops: &nw.drops, Log: o.Log})
+	nw.uplink, err = nw.bridge.Attach(gw, bridge.PortConfig{
+		ID: "gateway", MAC: n.GatewayMAC, Addrs: nw.ownAddrs(), Trusted: true, VNet: true,
+	})
+	if err != nil {
+		gw.Close()
+		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
+	}
+	env := nat.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}
+	nw.udp = nat.NewUDP(env, policy, n)
+	nw.ping = nat.NewPing(env, policy, n)
+	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log}, n)
+	nw.publish = portfwd.NewForwarder(portfwd.Config{
+		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
+		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(o.Descriptors), Drops: &nw.drops, Log: o.Log,
+	})
+	err = gw.Use(gateway.Services{
+		Link: nw.uplink.Input, Published: nw.publish.InputUDP, FlushPublished: nw.publish.Flush,
+		DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
+	})
+	if err != nil {
+		nw.Close()
+		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
+	}
+	return nw, nil
+}
+
+// reservedDescriptors stay free for control's requests and for published ports' listeners when
+// connections have used up the rest (RX-06).
+const reservedDescriptors = 32
+
+// publishLimits keeps the connections of published ports within the descriptors there are, so that
+// a client over the limit is refused instead of waiting in the listener's queue.
+func publishLimits(descriptors int) (l portfwd.Limits) {
+	if descriptors > 0 {
+		l.Conns = max(1, descriptors-reservedDescriptors)
+	}
+	return l
+}
+
+func (n *Network) ownAddrs() []netip.Addr {
+	var as []netip.Addr
+	for _, a := range []netip.Addr{n.spec.Gateway4, n.spec.DNS4, n.spec.Gateway6, n.spec.DNS6} {
+		if a.IsValid() && !slices.Contains(as, a) {
+			as = append(as, a)
+		}
+	}
+	return as
+}
+
+func (n *Network) subnets() []netip.Prefix {
+	var ps []netip.Prefix
+	for _, p := range []netip.Prefix{n.spec.Subnet4, n.spec.Subnet6} {
+		if p.IsValid() {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// lease is the DHCP lease of the container with that MAC: the address control gave it, no other.
+func (n *Network) lease(mac l2.MAC) (addr netip.Addr, hostname string, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, e := range n.endpoints {
+		if e.spec.MAC != mac {
+			continue
+		}
+		for _, a := range e.spec.Addrs {
+			if a.Is4() {
+				name := ""
+				if len(e.spec.Names) > 0 {
+					name = e.spec.Names[0]
+				}
+				return a, name, true
+			}
+		}
+	}
+	return netip.Addr{}, "", false
+}
+
+// Attach gives a container the Network: f is its TAP, of which info says what it can. The Network
+// owns f from now on, also when Attach fails.
+func (n *Network) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
+	log := n.log.With("endpoint", ep.ID)
+	dev, err := tap.Open(f, info, tap.Options{Drops: &n.drops, Alloc: gateway.Alloc, Log: log})
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("attach endpoint %s: %w", ep.ID, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.attachLocked(ep, dev); err != nil {
+		dev.Close()
+		return fmt.Errorf("attach endpoint %s: %w", ep.ID, err)
+	}
+	return nil
+}
+
+func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
+	if n.closed {
+		return errors.New("network is closed")
+	}
+	if n.endpoints[ep.ID] != nil {
+		return errors.New("already attached")
+	}
+	port, err := n.bridge.Attach(&recordedPort{Port: dev, n: n}, bridge.PortConfig{
+		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.subnets(), Strict: ep.Strict, VNet: dev.VNet(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range ep.Addrs {
+		if !ep.MAC.IsZero() {
+			n.gateway.AddNeighbour(a, ep.MAC)
+		}
+	}
+	e := &endpoint{spec: ep, dev: dev, port: port, done: make(chan struct{})}
+	n.endpoints[ep.ID] = e
+	go n.read(e)
+	return nil
+}
+
+// read runs an Endpoint's TAP until it is closed or gone. Detach closes it and waits for done.
+func (n *Network) read(e *endpoint) {
+	defer close(e.done)
+	err := e.dev.Run(func(frames []l2.Frame) {
+		if r := n.record.Load(); r != nil {
+			r.Record(frames)
+		}
+		e.port.Input(frames)
+	}, n.gateway.Flush)
+	if err != nil && n.opts.EndpointDown != nil {
+		n.opts.EndpointDown(e.spec.ID, err)
+	}
+}
+
+// Detach takes a container off the Network and closes its TAP.
+func (n *Network) Detach(id string) error {
+	n.mu.Lock()
+	e := n.endpoints[id]
+	delete(n.endpoints, id)
+	n.mu.Unlock()
+	if e == nil {
+		return fmt.Errorf("detach endpoint %s: not attached", id)
+	}
+	return n.detach(e)
+}
+
+func (n *Network) detach(e *endpoint) error {
+	err := e.dev.Close()
+	<-e.done
+	n.bridge.Detach(e.port)
+	for _, a := range e.spec.Addrs {
+		n.gateway.RemoveNeighbour(a)
+	}
+	return err
+}
+
+// Publish serves one listening socket for an Endpoint. The Network owns f, also when it fails.
+func (n *Network) Publish(id string, s portfwd.Spec, f *os.File, endpointID string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e := n.endpoints[endpointID]
+	if n.closed || e == nil {
+		f.Close()
+		return fmt.Errorf("publish %s: endpoint %s is not attached", s, endpointID)
+	}
+	var t portfwd.Target
+	for _, a := range e.spec.Addrs {
+		if a.Is4() && !t.Addr4.IsValid() {
+			t.Addr4 = a
+		} else if a.Is6() && !t.Addr6.IsValid() {
+			t.Addr6 = a
+		}
+	}
+	if err := n.publish.Add(id, s, f, t); err != nil {
+		return err
+	}
+	n.published[id] = endpointID
+	return nil
+}
+
+// Unpublish closes a listening socket and resets its connections.
+func (n *Network) Unpublish(id string) error {
+	n.mu.Lock()
+	delete(n.published, id)
+	n.mu.Unlock()
+	return n.publish.Remove(id)
+}
+
+// SetDNS replaces what the Network's name server answers from.
+func (n *Network) SetDNS(c dnsproxy.Config) { n.dns.Configure(c) }
+
+// HostChanged says that the host's addresses or routes are others now.
+func (n *Network) HostChanged() { n.udp.HostChanged() }
+
+// Stats counts what the Network holds and what it dropped.
+func (n *Network) Stats() spec.Stats {
+	n.mu.Lock()
+	endpoints, ports := len(n.endpoints), len(n.published)
+	n.mu.Unlock()
+	return spec.Stats{
+		Drops:    n.drops.Snapshot(),
+		TCPFlows: n.gateway.Flows(), UDPFlows: n.udp.Flows() + n.publish.Flows(), PingFlows: n.ping.Flows(),
+		Endpoints: endpoints, Ports: ports,
+	}
+}
+
+// Close ends the Network: published ports, TAPs, flows, in this order. It is idempotent.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.closed = true
+	all := n.endpoints
+	n.endpoints, n.published = nil, nil
+	n.mu.Unlock()
+
+	var errs []error
+	errs = append(errs, n.publish.Close())
+	for _, e := range all {
+		errs = append(errs, n.detach(e))
+	}
+	errs = append(errs, n.dns.Close(), n.gateway.Close(), n.udp.Close(), n.ping.Close())
+	if r := n.record.Swap(nil); r != nil {
+		errs = append(errs, r.close())
+	}
+	return errors.Join(errs...)
+}
+
+// recordedPort is a container's port whose outgoing frames are captured when capture is on.
+type recordedPort struct {
+	l2.Port
+	n *Network
+}
+
+// Output implements l2.Port.
+func (p *recordedPort) Output(frames []l2.Frame) int {
+	if r := p.n.record.Load(); r != nil {
+		r.Record(frames)
+	}
+	return p.Port.Output(frames)
+}
+
+// recorder is a capture and the file it writes to.
+type recorder struct {
+	*capture.Writer
+	f *os.File
+}
+
+func (r *recorder) close() error { return errors.Join(r.Writer.Close(), r.f.Close()) }
+
+// Capture writes what passes between containers and the switch to f, which the Network owns from
+// now on, in place of an earlier file. When more is set f has a pcap header and packets already.
+func (n *Network) Capture(f *os.File, more bool) error {
+	w, err := capture.New(f, capture.Options{Log: n.log, Resume: more})
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("capture: %w", err)
+	}
+	if old := n.record.Swap(&recorder{w, f}); old != nil {
+		return old.close()
+	}
+	return nil
+}
