@@ -24,6 +24,8 @@ type app struct {
 	env   []string
 	stdio Stdio
 	code  int // exit code of a command that did not fail: run's is CMD's own
+
+	isolation []finding // doctor's, of the datapath's layers
 }
 
 // Main runs the command that args name, without the program's own name, and returns the exit code.

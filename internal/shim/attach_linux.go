@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/usernet/usernet/portfwd"
@@ -106,7 +107,9 @@ func (t *target) connect(ctx context.Context, cfg *AttachConfig) (Network, error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	up := make(chan result[Network], 1)
-	go func() { // ends when the network is up or has failed; received from below in every case
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
 		n, err := cfg.Start(context.WithoutCancel(ctx), cfg.PID)
 		if err == nil && len(cfg.Publish) > 0 {
 			if _, perr := n.Publish(cfg.Publish); perr != nil {
@@ -114,7 +117,7 @@ func (t *target) connect(ctx context.Context, cfg *AttachConfig) (Network, error
 			}
 		}
 		up <- result[Network]{n, err}
-	}()
+	})
 	dev, info, err := t.makeTAP(ctx, cfg)
 	r := <-up
 	if dev != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,7 @@ import (
 type guard struct {
 	files  []guardedFile
 	notify *os.File // inotify, on the poller
-	done   chan struct{}
+	wg     sync.WaitGroup
 }
 
 type guardedFile struct {
@@ -30,12 +31,12 @@ func newGuard(files []laidFile) *guard {
 	if err != nil {
 		return nil
 	}
-	g := &guard{notify: os.NewFile(uintptr(fd), "inotify"), done: make(chan struct{})}
+	g := &guard{notify: os.NewFile(uintptr(fd), "inotify")}
 	for _, f := range files {
 		g.files = append(g.files, guardedFile{f, cloneMount(f.path)})
 	}
 	g.watch()
-	go g.run() // ends with Close
+	g.wg.Go(g.run)
 	return g
 }
 
@@ -45,14 +46,13 @@ func (g *guard) Close() {
 		return
 	}
 	g.notify.Close()
-	<-g.done
+	g.wg.Wait()
 	for _, f := range g.files {
 		unix.Close(f.spare)
 	}
 }
 
 func (g *guard) run() {
-	defer close(g.done)
 	buf := make([]byte, 4096)
 	for {
 		// What happened does not matter: the files are looked at instead.

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Identity maps (user_namespaces(7)).
@@ -79,10 +80,12 @@ func mapAuto(ctx context.Context, pid int) error {
 		return err
 	}
 	// The two are independent; each takes a millisecond or two.
-	gidDone := make(chan error, 1)
-	go func() { gidDone <- runMapTool(ctx, "newgidmap", pid, os.Getegid(), gids) }()
+	var gidErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { gidErr = runMapTool(ctx, "newgidmap", pid, os.Getegid(), gids) })
 	err = runMapTool(ctx, "newuidmap", pid, os.Geteuid(), uids)
-	return errors.Join(err, <-gidDone)
+	wg.Wait()
+	return errors.Join(err, gidErr)
 }
 
 // runMapTool maps 0 to the caller's own id and 1 and up to its subordinate ids.

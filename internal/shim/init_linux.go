@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -137,9 +138,9 @@ func (s *sandboxInit) makeNetwork(l *Link) error {
 		if err != nil {
 			return err
 		}
-		err = s.conn.send(message{Kind: kindTAP, Info: &info, file: f})
-		// The interface lives as long as any duplicate; the shim has one now.
-		if err = errors.Join(err, f.Close()); err != nil {
+		// The interface lives as long as any duplicate of its descriptor; this one outlasts the set-up.
+		defer f.Close()
+		if err := s.conn.send(message{Kind: kindTAP, Info: &info, file: f}); err != nil {
 			return err
 		}
 		return l.configure(s.log)
@@ -180,7 +181,15 @@ func (s *sandboxInit) makeFiles(set *setup) (err error) {
 // serve is parent to CMD and to every orphan until CMD ends or the shim is gone.
 func (s *sandboxInit) serve(children <-chan os.Signal) int {
 	messages := make(chan message)
-	go s.read(messages) // ends with the socket, which Init closes
+	var wg sync.WaitGroup
+	wg.Go(func() { s.read(messages) })
+	defer func() {
+		s.conn.close()
+		for range messages {
+			// What the shim sends to an ended CMD has nobody to go to.
+		}
+		wg.Wait()
+	}()
 	for {
 		select {
 		case <-children:

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usernet/usernet/internal/shim"
+)
+
+const attachHelp = `Give the network namespace of process PID, or the one at --netns PATH, a network.
+usernet stays in the foreground: the network ends with the process, with the path,
+or with SIGINT or SIGTERM, and the interface goes with it.
+
+The user namespace that owns the network namespace is entered too; --userns names
+another. Files such as /etc/resolv.conf in the namespace are not touched: the name
+server is at 10.0.2.3 (the 3rd address of --subnet), and names of --add-host are
+answered by it.
+
+--ready-fd N: when the network works, "1" is written to descriptor N, which usernet
+inherited, and it is closed.`
+
+const attachExample = `  # a container that podman made without a network
+  podman run --detach --network none --name web httpd
+  usernet attach --publish 5000:80 $(podman inspect --format '{{.State.Pid}}' web)
+
+  # a namespace with a name, from a script that waits until the network works
+  usernet attach --netns /run/user/1000/netns/build --ready-fd 3 3>ready.fifo &
+  read -N1 < ready.fifo`
+
+// attachOptions are the flags of attach.
+type attachOptions struct {
+	netOptions
+	netns, userns string
+	dev           string
+	readyFD       int
+	pid           int
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	o := &attachOptions{}
+	cmd := &cobra.Command{
+		Use:     "attach [flags] PID | --netns PATH",
+		Short:   "Give an existing namespace a network",
+		Long:    attachHelp,
+		Example: attachExample,
+		Args: func(_ *cobra.Command, args []string) (err error) {
+			switch {
+			case len(args) == 0 && o.netns != "":
+				return nil
+			case len(args) != 1 || o.netns != "":
+				return usagef("want one PID or --netns PATH")
+			}
+			if o.pid, err = strconv.Atoi(args[0]); err != nil || o.pid <= 0 {
+				return usagef("%q is not the number of a process", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return failure(a.attach(cmd.Context(), o))
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	fs := cmd.Flags()
+	fs.SortFlags = false
+	fs.StringVar(&o.netns, "netns", "", "`PATH` of the network namespace")
+	fs.StringVar(&o.userns, "userns", "", "`PATH` of the user namespace (default the one that owns the network namespace)")
+	fs.Var(&value[string]{to: &o.dev, parse: parseInterface, show: identity, kind: "name"}, "interface",
+		"Name of the interface to make")
+	o.dev = "eth0"
+	fs.IntVar(&o.readyFD, "ready-fd", -1, "Descriptor `N` to write \"1\" to when the network works")
+	addNetFlags(fs, &o.netOptions)
+	a.completeFlags(cmd)
+	return cmd
+}
+
+// parseInterface reads a name that the kernel takes (dev_valid_name in net/core/dev.c).
+func parseInterface(s string) (string, error) {
+	const maxInterface = 15
+	if s == "" || len(s) > maxInterface || s == "." || s == ".." {
+		return "", fmt.Errorf("invalid interface name %q: want 1 to %d bytes", s, maxInterface)
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c == '/' || c == ':' || c >= 0x7f {
+			return "", fmt.Errorf("invalid interface name %q: it has a blank, a slash or a colon", s)
+		}
+	}
+	return s, nil
+}
+
+// attach serves a namespace to its end.
+func (a *app) attach(ctx context.Context, o *attachOptions) error {
+	if err := o.checkHost(); err != nil {
+		return err
+	}
+	ready, err := openReady(o.readyFD)
+	if err != nil {
+		return err
+	}
+	log := o.log.logger(a.stdio.Err)
+	id := sandboxID(o.name)
+	p, err := makePlan(&o.netOptions, id, o.dev)
+	if err != nil {
+		return err
+	}
+	p.endpoint.Names = names(o.name)
+	s := &session{app: a, netOptions: &o.netOptions, plan: p, id: id, kind: "attach", command: o.command(), log: log}
+	if err := s.open(); err != nil {
+		return err
+	}
+	defer s.close()
+	return shim.Attach(ctx, shim.AttachConfig{
+		PID: o.pid, Netns: o.netns, Userns: o.userns,
+		Link: p.link, Endpoint: p.endpoint, Publish: o.publish, Start: s.start,
+		Ready: ready, Log: log, HelperLog: o.log.forInit(),
+	})
+}
+
+// command is what ps shows of an attached namespace.
+func (o *attachOptions) command() []string {
+	if o.netns != "" {
+		return []string{o.netns}
+	}
+	return []string{"process", strconv.Itoa(o.pid)}
+}
+
+// openReady takes over the descriptor that our caller left open for us.
+func openReady(fd int) (*os.File, error) {
+	if fd < 0 {
+		return nil, nil
+	}
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return nil, usagef("--ready-fd %d: %w; open it in the shell, as in: usernet attach --ready-fd 3 ... 3>ready.fifo", fd, err)
+	}
+	return os.NewFile(uintptr(fd), "ready descriptor"), nil
+}
