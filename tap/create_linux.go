@@ -93,6 +93,8 @@ func createAttached(fd int, name string, mtu int, mac l2.MAC, m mode) (Info, err
 	}
 	info, err := attach(fd, name, m)
 	if err != nil {
+		// Works when fd got as far as being attached, and then the device goes with it.
+		_ = sys.TunClearPersist(fd)
 		return Info{}, err
 	}
 	if err := sys.TunClearPersist(fd); err != nil {

@@ -195,6 +195,9 @@ func TestBadArguments(t *testing.T) {
 	}
 }
 
+// raceDetector: sync.Pool forgets at random then, so allocations say nothing.
+var raceDetector bool
+
 // Forwarding a frame allocates nothing, in either mode, whole or cut.
 func TestAllocs(t *testing.T) {
 	for _, vnet := range []bool{true, false} {
@@ -211,7 +214,7 @@ func TestAllocs(t *testing.T) {
 				if _, err := far.RecvRaw(b); err != nil {
 					t.Fatal(err)
 				}
-			}); a > 0.5 { // the pool may be emptied by a collection
+			}); a > 0.5 && !raceDetector { // the pool may be emptied by a collection
 				t.Errorf("VNet %v, %d bytes: %v allocations per frame, want 0", vnet, n, a)
 			}
 		}

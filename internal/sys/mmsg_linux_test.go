@@ -204,6 +204,9 @@ func TestSendAfterICMPError(t *testing.T) {
 	}
 }
 
+// raceDetector: sync.Pool forgets at random then, so allocations say nothing.
+var raceDetector bool
+
 func TestBatchAllocs(t *testing.T) {
 	_, src, _ := listenUDP(t, "udp6", "[::1]:0")
 	_, dst, to := listenUDP(t, "udp6", "[::1]:0")
@@ -233,7 +236,7 @@ func TestBatchAllocs(t *testing.T) {
 			got += b.Len()
 			pool.Put(b)
 		}
-	}); n > 0.5 { // the pool may be emptied by a collection
+	}); n > 0.5 && !raceDetector { // the pool may be emptied by a collection
 		t.Errorf("%v allocations per batch, want 0", n)
 	}
 }
