@@ -106,123 +106,136 @@ type modelFlow struct {
 	peers   map[netip.Addr]bool
 }
 
+// tableModel drives a table and its model with the same traffic.
+type tableModel struct {
+	tb    *table[*modelled]
+	model map[netip.AddrPort]*modelFlow
+	now   time.Time
+	ids   int
+}
+
+// modelled is what the table holds.
+type modelled struct {
+	id    int
+	peers peers
+}
+
+const modelLimit, modelTotal, modelShort, modelLong = 3, 7, 30 * time.Second, 300 * time.Second
+
 // FZ-16: random traffic against a model that is a map and a sentence for each requirement. Checked after
 // every step: a container's address and port has one flow whatever it sends to (NAT-01), it stays the same
 // flow until it expires (NAT-02), no two share one (NAT-03), it lives exactly 300 s or 30 s after the last
 // outbound datagram (NAT-04, NAT-05, NAT-06), inbound traffic and errors change nothing (NAT-06, NAT-07),
 // replies come from addresses sent to (NAT-08), and the limit refuses without evicting (NAT-29).
 func TestTableModel(t *testing.T) {
-	const limit, total, short, long = 3, 7, 30 * time.Second, 300 * time.Second
 	rapid.Check(t, func(t *rapid.T) {
-		type flow struct {
-			id    int
-			peers peers
+		m := &tableModel{
+			tb:    newTable[*modelled](modelLimit, modelTotal, modelShort, modelLong),
+			model: map[netip.AddrPort]*modelFlow{}, now: epoch,
 		}
-		tb := newTable[*flow](limit, total, short, long)
-		model := map[netip.AddrPort]*modelFlow{}
-		now, ids := epoch, 0
-		genKey := rapid.Custom(func(t *rapid.T) netip.AddrPort {
-			key, _ := container(rapid.Byte().Draw(t, "container") % 3)
-			return netip.AddrPortFrom(key.Addr(), 5000+rapid.Uint16Range(0, 4).Draw(t, "port"))
-		})
-		genPeer := rapid.Custom(func(t *rapid.T) netip.AddrPort {
-			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, rapid.Byte().Draw(t, "host") % 4}),
-				rapid.SampledFrom([]uint16{53, 53, 7000, 7001}).Draw(t, "port"))
-		})
-		t.Repeat(map[string]func(*rapid.T){
-			"send": func(t *rapid.T) {
-				key, dst := genKey.Draw(t, "from"), genPeer.Draw(t, "to")
-				_, owner := container(key.Addr().As4()[3])
-				class := classOf(dst)
-
-				m := model[key]
-				mine := 0
-				for _, f := range model {
-					if f.owner == owner {
-						mine++
-					}
-				}
-				refused := m == nil && (mine >= limit || len(model) >= total)
-				if m == nil && !refused {
-					ids++
-					m = &modelFlow{id: ids, owner: owner, short: true, peers: map[netip.Addr]bool{}}
-					model[key] = m
-				}
-				if m != nil {
-					m.lastOut, m.short = now, m.short && dst.Port() == 53
-					m.peers[dst.Addr()] = true
-				}
-
-				e := tb.get(key)
-				if e != nil {
-					tb.touch(now, e, class)
-				} else {
-					var ok bool
-					if e, ok = tb.add(now, key, owner, class, &flow{id: ids}); ok == refused {
-						t.Fatalf("%v to %v: added %v, refused by the model %v", key, dst, ok, refused)
-					}
-				}
-				if e != nil {
-					e.value.peers.add(dst.Addr())
-				}
-			},
-			"receive": func(t *rapid.T) {
-				key, from := genKey.Draw(t, "to"), genPeer.Draw(t, "from")
-				e, m := tb.get(key), model[key]
-				if e != nil && m != nil && e.value.peers.has(from.Addr()) != m.peers[from.Addr()] {
-					t.Fatalf("%v from %v: want let in %v", key, from, m.peers[from.Addr()])
-				}
-			},
-			"wait": func(t *rapid.T) {
-				now = now.Add(time.Duration(rapid.IntRange(0, 120).Draw(t, "seconds")) * time.Second)
-				for e := tb.expire(now); e != nil; e = tb.expire(now) {
-					if tb.get(e.key) != nil {
-						t.Fatalf("%v expired and is still mapped", e.key)
-					}
-				}
-				for key, m := range model {
-					if d := now.Sub(m.lastOut); d >= long || m.short && d >= short {
-						delete(model, key)
-					}
-				}
-			},
-			"": func(t *rapid.T) { checkTable(t, tb, func(f *flow) int { return f.id }, model, short, long) },
-		})
+		t.Repeat(map[string]func(*rapid.T){"send": m.send, "receive": m.receive, "wait": m.wait, "": m.check})
 	})
 }
 
-func checkTable[V any](t *rapid.T, tb *table[V], id func(V) int, model map[netip.AddrPort]*modelFlow, short, long time.Duration) {
-	if tb.len() != len(model) {
-		t.Fatalf("%d flows, want %d", tb.len(), len(model))
+func genKey(t *rapid.T) netip.AddrPort {
+	key, _ := container(rapid.Byte().Draw(t, "container") % 3)
+	return netip.AddrPortFrom(key.Addr(), 5000+rapid.Uint16Range(0, 4).Draw(t, "port"))
+}
+
+func genPeer(t *rapid.T) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, rapid.Byte().Draw(t, "host") % 4}),
+		rapid.SampledFrom([]uint16{53, 53, 7000, 7001}).Draw(t, "peer port"))
+}
+
+func (m *tableModel) send(t *rapid.T) {
+	key, dst := genKey(t), genPeer(t)
+	_, owner := container(key.Addr().As4()[3])
+
+	f, mine := m.model[key], 0
+	for _, other := range m.model {
+		if other.owner == owner {
+			mine++
+		}
+	}
+	refused := f == nil && (mine >= modelLimit || len(m.model) >= modelTotal)
+	if f == nil && !refused {
+		m.ids++
+		f = &modelFlow{id: m.ids, owner: owner, short: true, peers: map[netip.Addr]bool{}}
+		m.model[key] = f
+	}
+	if f != nil {
+		f.lastOut, f.short = m.now, f.short && dst.Port() == 53
+		f.peers[dst.Addr()] = true
+	}
+
+	e := m.tb.get(key)
+	if e != nil {
+		m.tb.touch(m.now, e, classOf(dst))
+	} else {
+		var ok bool
+		if e, ok = m.tb.add(m.now, key, owner, classOf(dst), &modelled{id: m.ids}); ok == refused {
+			t.Fatalf("%v to %v: added %v, refused by the model %v", key, dst, ok, refused)
+		}
+	}
+	if e != nil {
+		e.value.peers.add(dst.Addr())
+	}
+}
+
+func (m *tableModel) receive(t *rapid.T) {
+	key, from := genKey(t), genPeer(t)
+	e, f := m.tb.get(key), m.model[key]
+	if e != nil && f != nil && e.value.peers.has(from.Addr()) != f.peers[from.Addr()] {
+		t.Fatalf("%v from %v: want let in %v", key, from, f.peers[from.Addr()])
+	}
+}
+
+func (m *tableModel) wait(t *rapid.T) {
+	m.now = m.now.Add(time.Duration(rapid.IntRange(0, 120).Draw(t, "seconds")) * time.Second)
+	for e := m.tb.expire(m.now); e != nil; e = m.tb.expire(m.now) {
+		if m.tb.get(e.key) != nil {
+			t.Fatalf("%v expired and is still mapped", e.key)
+		}
+	}
+	for key, f := range m.model {
+		if d := m.now.Sub(f.lastOut); d >= modelLong || f.short && d >= modelShort {
+			delete(m.model, key)
+		}
+	}
+}
+
+func (m *tableModel) check(t *rapid.T) {
+	if m.tb.len() != len(m.model) {
+		t.Fatalf("%d flows, want %d", m.tb.len(), len(m.model))
 	}
 	var first time.Time
 	owners := map[l2.MAC]int{}
-	for key, m := range model {
-		e := tb.get(key)
+	for key, f := range m.model {
+		e := m.tb.get(key)
 		if e == nil {
-			t.Fatalf("%v has no flow, want %d", key, m.id)
+			t.Fatalf("%v has no flow, want %d", key, f.id)
 		}
-		if id(e.value) != m.id {
-			t.Fatalf("%v has flow %d, want %d", key, id(e.value), m.id)
+		if e.value.id != f.id {
+			t.Fatalf("%v has flow %d, want %d", key, e.value.id, f.id)
 		}
-		owners[m.owner]++
-		at := m.lastOut.Add(long)
-		if m.short {
-			at = m.lastOut.Add(short)
+		owners[f.owner]++
+		at := f.lastOut.Add(modelLong)
+		if f.short {
+			at = f.lastOut.Add(modelShort)
 		}
 		if first.IsZero() || at.Before(first) {
 			first = at
 		}
 	}
 	for owner, n := range owners {
-		if tb.owners[owner] != n {
-			t.Fatalf("%v is charged for %d flows, has %d", owner, tb.owners[owner], n)
+		if m.tb.owners[owner] != n {
+			t.Fatalf("%v is charged for %d flows, has %d", owner, m.tb.owners[owner], n)
 		}
 	}
-	if len(tb.owners) != len(owners) {
-		t.Fatalf("%d owners, want %d", len(tb.owners), len(owners))
+	if len(m.tb.owners) != len(owners) {
+		t.Fatalf("%d owners, want %d", len(m.tb.owners), len(owners))
 	}
-	if at, ok := tb.next(); ok != (len(model) > 0) || !at.Equal(first) {
+	if at, ok := m.tb.next(); ok != (len(m.model) > 0) || !at.Equal(first) {
 		t.Fatalf("next deadline %v, want %v", at, first)
 	}
 }

@@ -3,9 +3,12 @@ package nat
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
@@ -189,6 +192,18 @@ func TestUDPCarriesTTLAndTOS(t *testing.T) {
 				t.Errorf("%s: ttl %d leaves with ttl %d, tos %#x", row.from, ttl, m.TTL, m.TOS)
 			}
 		}
+		level, name := unix.IPPROTO_IP, unix.IP_TOS
+		if row.from == b6 {
+			level, name = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		if err := rc.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, 0x28) }); err != nil {
+			t.Fatal(err)
+		}
+		u.input(t, datagram{from: row.from, to: fmt.Sprintf(row.to, s.port())})
+		s.reply(probe.next().From, []byte("y"))
+		if g := l.next(); g.tos != 0x28 || g.ttl != 63 {
+			t.Errorf("%s: the reply has ttl %d, tos %#x", row.from, g.ttl, g.tos)
+		}
 	}
 }
 
@@ -262,6 +277,9 @@ func TestUDPIdleDefaults(t *testing.T) {
 	u := startUDP(t, newLink(t), privateNetwork())
 	if idle := u.s.table.idle; idle[idleLong] != 300*time.Second || idle[idleShort] != 30*time.Second || u.s.grain > 15*time.Second {
 		t.Errorf("idle times %v, looked at every %v", idle, u.s.grain)
+	}
+	if _, wait := u.s.collect(time.Now()); wait != math.MaxInt64 {
+		t.Errorf("without flows, wakes up in %v", wait)
 	}
 	if classOf(netip.MustParseAddrPort("8.8.8.8:53")) != idleShort || classOf(netip.MustParseAddrPort("8.8.8.8:5353")) != idleLong {
 		t.Error("the short timer is for port 53")
