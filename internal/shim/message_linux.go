@@ -91,6 +91,11 @@ func (c *conn) receive() (message, error) {
 		c.buf = make([]byte, maxMessage)
 	}
 	n, files, err := sys.RecvMessage(c.rc, c.buf)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// The other side ended with a message of ours unread. That comes first, once; what it had sent
+		// before, why it gives up perhaps, is still there to read.
+		n, files, err = sys.RecvMessage(c.rc, c.buf)
+	}
 	if err != nil {
 		return message{}, err
 	}

@@ -1,0 +1,366 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/tap"
+)
+
+// The tests run on the real kernel as an ordinary user. The test binary is also every other program they
+// need: init and helper of the package, the shim, a shell with job control.
+
+// testUser has no entry in passwd; nothing needs one but --map auto.
+const testUser = 64321
+
+// shimRole runs a sandbox described by the next argument.
+const shimRole = "test-shim"
+
+// shellRole is a session leader that runs the rest of its arguments as a job.
+const shellRole = "test-shell"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case InitRole:
+			os.Exit(Init(os.Args[2:]))
+		case TapRole:
+			os.Exit(Tap())
+		case shimRole:
+			os.Exit(shimMain(os.Args[2]))
+		case shellRole:
+			os.Exit(shellMain(os.Args[2:]))
+		}
+	}
+	if os.Geteuid() == 0 {
+		os.Exit(asOrdinaryUser())
+	}
+	os.Exit(m.Run())
+}
+
+// asOrdinaryUser makes the TAP usable, as an administrator would, and runs the tests again without root.
+func asOrdinaryUser() int {
+	if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "shim-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chown(dir, testUser, testUser); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	args := slices.DeleteFunc(os.Args, func(a string) bool {
+		return strings.HasPrefix(a, "-test.testlogfile") // in a directory of root's
+	})
+	cmd := exec.Command("/proc/self/exe", args[1:]...)
+	cmd.Args[0] = args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUser, Gid: testUser}, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "as user:", err)
+		return 1
+	}
+	return 0
+}
+
+// testConfig is the part of Config that tests vary.
+type testConfig struct {
+	Command  []string
+	Map      IDMap
+	Network  NetworkMode
+	Dir      string
+	Hostname string
+	Files    []File
+	// FailStart and FailPublish make the network fail.
+	FailStart, FailPublish string
+	// NetworkLog is a file that notes what the shim does with the network.
+	NetworkLog string
+}
+
+func shimMain(arg string) int {
+	var tc testConfig
+	if err := json.Unmarshal([]byte(arg), &tc); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 99
+	}
+	cfg := Config{
+		Command: tc.Command, Env: os.Environ(), Map: tc.Map, Network: tc.Network, Dir: tc.Dir,
+		Hostname: tc.Hostname, Files: tc.Files,
+		Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
+	}
+	if cfg.Map == "" {
+		cfg.Map = MapRoot
+	}
+	if cfg.Network == "" {
+		cfg.Network = NetworkNone
+	}
+	if cfg.Network == NetworkPrivate {
+		cfg.Link = testLink
+		cfg.Publish = []portfwd.Spec{{Proto: portfwd.TCP, Port: 80}}
+		cfg.Start = func(context.Context, int) (Network, error) {
+			if tc.FailStart != "" {
+				return nil, fmt.Errorf("%s", tc.FailStart)
+			}
+			return &fakeNetwork{failPublish: tc.FailPublish, log: tc.NetworkLog}, nil
+		}
+	}
+	code, err := Run(context.Background(), cfg)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "shim: %v\n", err)
+	}
+	return code
+}
+
+var testLink = Link{
+	Name: "eth0", MTU: 1500,
+	Addr4: prefix("10.0.2.100/24"), Gateway4: addrs("10.0.2.2")[0],
+	Addr6: prefix("fd00::100/64"), Gateway6: addrs("fd00::2")[0],
+}
+
+// fakeNetwork keeps the TAP, as control does, and notes what happens.
+type fakeNetwork struct {
+	failPublish string
+	log         string
+	mu          sync.Mutex
+	dev         *os.File
+}
+
+func (n *fakeNetwork) note(s string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.log != "" {
+		f, err := os.OpenFile(n.log, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		defer f.Close()
+		fmt.Fprintln(f, s)
+	}
+}
+
+func (n *fakeNetwork) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	fd := -1
+	if err := rc.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	n.dev = os.NewFile(uintptr(fd), "tap")
+	n.note("attach " + info.Name)
+	return nil
+}
+
+func (n *fakeNetwork) Publish(ss []portfwd.Spec) ([]portfwd.Spec, error) {
+	n.note("publish")
+	if n.failPublish != "" {
+		return nil, fmt.Errorf("%s", n.failPublish)
+	}
+	return ss, nil
+}
+
+func (n *fakeNetwork) Done() <-chan struct{} { return nil }
+
+func (n *fakeNetwork) Close() error {
+	n.note("close")
+	if n.dev != nil {
+		return n.dev.Close()
+	}
+	return nil
+}
+
+// shellMain runs a job as an interactive shell does: in the foreground, and says when it stops. A line
+// on standard input resumes it.
+func shellMain(args []string) int {
+	// Else the kernel would stop us when we take the terminal back.
+	signal.Ignore(syscall.SIGTTOU)
+	attr := &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Env: os.Environ(),
+		Sys: &syscall.SysProcAttr{Foreground: true, Ctty: 0},
+	}
+	p, err := os.StartProcess("/proc/self/exe", append([]string{os.Args[0]}, args...), attr)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for {
+		var ws syscall.WaitStatus
+		_, err := syscall.Wait4(p.Pid, &ws, syscall.WUNTRACED, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			fmt.Println(err)
+			return 1
+		case ws.Stopped():
+			// As a shell does: the terminal is ours, the user types fg, the terminal is the job's.
+			_ = unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, unix.Getpgrp())
+			fmt.Printf("job stopped %d\n", ws.StopSignal())
+			readLine(os.Stdin)
+			_ = unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, p.Pid)
+			_ = syscall.Kill(-p.Pid, syscall.SIGCONT)
+		case ws.Exited():
+			fmt.Printf("job exited %d\n", ws.ExitStatus())
+			return 0
+		default:
+			fmt.Printf("job ended by %d\n", ws.Signal())
+			return 0
+		}
+	}
+}
+
+func readLine(r io.Reader) {
+	b := []byte{0}
+	for b[0] != '\n' {
+		if n, err := r.Read(b); n == 0 && err != nil {
+			return
+		}
+	}
+}
+
+// shim is a started sandbox.
+type shim struct {
+	*exec.Cmd
+	t      *testing.T
+	out    *os.File // its standard output
+	stderr bytes.Buffer
+}
+
+// start runs a sandbox; the test ends it when it has not ended.
+func start(t *testing.T, tc testConfig) *shim {
+	t.Helper()
+	return startWith(t, tc, "")
+}
+
+// startWith runs the shim by a script that executes its arguments.
+func startWith(t *testing.T, tc testConfig, script string) *shim {
+	t.Helper()
+	b, err := json.Marshal(tc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{self(t), shimRole, string(b)}
+	if script != "" {
+		args = append([]string{"/bin/sh", "-c", script, "sh"}, args...)
+	}
+	s := &shim{Cmd: exec.Command(args[0], args[1:]...), t: t, out: r}
+	s.Stdout, s.Stderr = w, &s.stderr
+	// What CMD leaves behind may hold standard error.
+	s.WaitDelay = 10 * time.Second
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() {
+		_ = s.Process.Kill()
+		_ = s.Wait()
+		r.Close()
+	})
+	return s
+}
+
+// self is a path of this binary that works from everywhere: go test puts it where only its user may look.
+func self(t *testing.T) string {
+	t.Helper()
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+}
+
+// exec1 starts a process that ends with the test.
+func exec1(t *testing.T, args ...string) (pid int) {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// line waits for a line that has want in it, and returns it.
+func (s *shim) line(want string) string {
+	s.t.Helper()
+	return lineFrom(s.t, s.out, want)
+}
+
+func lineFrom(t *testing.T, f *os.File, want string) string {
+	t.Helper()
+	_ = f.SetReadDeadline(time.Now().Add(20 * time.Second))
+	var all, line strings.Builder
+	b := []byte{0}
+	for {
+		if _, err := f.Read(b); err != nil {
+			t.Fatalf("%q did not come: %v; read:\n%s", want, err, all.String())
+		}
+		all.Write(b)
+		if b[0] != '\n' {
+			line.Write(b)
+			continue
+		}
+		if strings.Contains(line.String(), want) {
+			return strings.TrimRight(line.String(), "\r")
+		}
+		line.Reset()
+	}
+}
+
+// code waits for the end and returns the exit code; one that a signal ended has -signal.
+func (s *shim) code() int {
+	s.t.Helper()
+	_ = s.Wait()
+	ws := s.ProcessState.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return -int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// run runs a sandbox to its end.
+func run(t *testing.T, tc testConfig) (code int, stdout, stderr string) {
+	t.Helper()
+	s := start(t, tc)
+	out, err := io.ReadAll(s.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.code(), string(out), s.stderr.String()
+}
+
+// sh is a command of the shell.
+func sh(script string) []string { return []string{"/bin/sh", "-c", script} }

@@ -1,0 +1,180 @@
+package shim
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func TestExitCodes(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "noshebang")
+	if err := os.WriteFile(script, []byte("echo no\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	badInterp := filepath.Join(t.TempDir(), "badinterp")
+	if err := os.WriteFile(badInterp, []byte("#!/no/such\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name    string
+		command []string
+		code    int
+		stderr  string
+	}{
+		{"success", []string{"true"}, 0, ""},
+		{"own code", sh("exit 7"), 7, ""},
+		{"own 125", sh("exit 125"), 125, ""},
+		{"signal", sh("kill -9 $$"), 137, ""},
+		{"term", sh("kill -15 $$"), 143, ""},
+		{"not in PATH", []string{"no-such-command"}, 127, "not found in PATH"},
+		{"no such file", []string{"/no/such"}, 127, "no such file"},
+		{"empty", []string{""}, 127, "no such file"},
+		{"not executable", []string{"/etc/passwd"}, 126, "permission denied"},
+		{"directory", []string{"/etc"}, 126, "permission denied"},
+		{"no interpreter", []string{badInterp}, 126, "interpreter is missing"},
+		{"no first line", []string{script}, 126, "#!/bin/sh"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, _, stderr := run(t, testConfig{Command: tt.command})
+			if code != tt.code || !strings.Contains(stderr, tt.stderr) || tt.stderr == "" && stderr != "" {
+				t.Errorf("code %d, stderr %q; want %d, %q", code, stderr, tt.code, tt.stderr)
+			}
+		})
+	}
+}
+
+func TestUsersInside(t *testing.T) {
+	const caps = `; grep -E "CapEff|CapAmb|CapInh" /proc/self/status`
+	own := strconv.Itoa(os.Getuid())
+	tests := []struct {
+		m    IDMap
+		want []string
+	}{
+		{MapRoot, []string{"uid=0", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "CapEff:\t000001ff"}},
+		{MapKeep, []string{"uid=" + own, "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "CapEff:\t0000000000000000"}},
+	}
+	for _, tt := range tests {
+		for _, network := range []NetworkMode{NetworkPrivate, NetworkNone, NetworkHost} {
+			t.Run(string(tt.m)+"/"+string(network), func(t *testing.T) {
+				t.Parallel()
+				code, out, stderr := run(t, testConfig{Command: sh("id" + caps), Map: tt.m, Network: network})
+				if code != 0 {
+					t.Fatalf("code %d: %s", code, stderr)
+				}
+				for _, w := range tt.want {
+					if !strings.Contains(out, w) {
+						t.Errorf("no %q in:\n%s", w, out)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestNoRange is what a user without subordinate ids, as the tests' one, is told.
+func TestNoRange(t *testing.T) {
+	code, _, stderr := run(t, testConfig{Command: []string{"true"}, Map: MapAuto})
+	if code != ExitFailure || !strings.Contains(stderr, "/etc/subuid has no range for") || !strings.Contains(stderr, "usermod --add-subuids") {
+		t.Errorf("code %d, stderr %q", code, stderr)
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	const script = `for i in /sys/class/net/*; do :; done; cat /proc/net/dev | grep -c :; cat /proc/net/dev`
+	_, host, _ := run(t, testConfig{Command: sh(script), Network: NetworkHost})
+	own, err := os.ReadFile("/proc/net/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(own), ":"); !strings.HasPrefix(host, strconv.Itoa(n)+"\n") {
+		t.Errorf("host: want %d interfaces:\n%s", n, host)
+	}
+	_, none, _ := run(t, testConfig{Command: sh(script), Network: NetworkNone})
+	if !strings.HasPrefix(none, "1\n") || !strings.Contains(none, "lo:") {
+		t.Errorf("none: want lo only:\n%s", none)
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	code, private, stderr := run(t, testConfig{Command: sh(script + "; cat /proc/net/route"), Network: NetworkPrivate, NetworkLog: log})
+	if code != 0 || !strings.HasPrefix(private, "2\n") || !strings.Contains(private, "eth0:") {
+		t.Errorf("private: want lo and eth0, code %d, %s:\n%s", code, stderr, private)
+	}
+	if !strings.Contains(private, "0202000A") {
+		t.Errorf("private: no route by 10.0.2.2:\n%s", private)
+	}
+	noted, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(string(noted)); strings.Join(got, " ") != "publish attach eth0 close" {
+		t.Errorf("the network saw %q", got)
+	}
+}
+
+func TestNetworkFailure(t *testing.T) {
+	for _, tc := range []testConfig{{FailStart: "no datapath today"}, {FailPublish: "port 80 is in use"}} {
+		witness := filepath.Join(t.TempDir(), "ran")
+		tc.Network, tc.Command = NetworkPrivate, []string{"touch", witness}
+		code, _, stderr := run(t, tc)
+		if code != ExitFailure || !strings.Contains(stderr, tc.FailStart+tc.FailPublish) {
+			t.Errorf("code %d, stderr %q", code, stderr)
+		}
+		if _, err := os.Stat(witness); err == nil {
+			t.Error("the command ran all the same")
+		}
+	}
+}
+
+func TestWorkdirAndHostname(t *testing.T) {
+	code, out, stderr := run(t, testConfig{Command: sh("pwd; cat /proc/sys/kernel/hostname"), Dir: "/usr", Hostname: "box"})
+	if code != 0 || out != "/usr\nbox\n" {
+		t.Errorf("code %d, %q, %q", code, out, stderr)
+	}
+	if h, _ := os.Hostname(); h == "box" {
+		t.Error("the host was renamed")
+	}
+	if code, _, stderr := run(t, testConfig{Command: []string{"true"}, Dir: "/no/such"}); code != ExitFailure || !strings.Contains(stderr, "--workdir") {
+		t.Errorf("no such directory: code %d, %q", code, stderr)
+	}
+}
+
+// TestDescriptors: CMD has the three of the caller and no other (LU-14).
+func TestDescriptors(t *testing.T) {
+	// Left open by the caller without close-on-exec, as a shell does with 5<file.
+	f, err := os.Open("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// ls adds the directory it reads.
+	cmd := exec.Command("/proc/self/exe", shimRole, `{"Command":["ls","/proc/self/fd"],"Network":"private"}`)
+	cmd.ExtraFiles = []*os.File{f, f, f}
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Join(strings.Fields(string(out)), " ") != "0 1 2 3" {
+		t.Errorf("%v: descriptors %q", err, out)
+	}
+}
+
+// TestLimits: Go raises the limit of open files for itself; CMD has the caller's.
+func TestLimits(t *testing.T) {
+	code, out, _ := run(t, testConfig{Command: sh("ulimit -n; ulimit -c")})
+	want, err := exec.Command("/bin/sh", "-c", "ulimit -n; ulimit -c").Output()
+	if code != 0 || err != nil || out != string(want) {
+		t.Errorf("limits %q, want %q", out, want)
+	}
+}
+
+func TestEnvironmentPasses(t *testing.T) {
+	t.Setenv("USERNET_TEST_WORD", "a=b c")
+	_, out, _ := run(t, testConfig{Command: sh(`printf %s "$USERNET_TEST_WORD"`)})
+	if out != "a=b c" {
+		t.Errorf("got %q", out)
+	}
+}
