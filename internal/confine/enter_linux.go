@@ -23,6 +23,12 @@ type Options struct {
 func Enter(o Options) (Report, error) {
 	began := time.Now()
 	var r Report
+	if builtWithRace {
+		return unconfined("the race detector needs cgo, whose threads Go cannot restrict"), nil
+	}
+	if builtWithCgo {
+		return r, errors.New("confine: built with cgo, whose threads Go cannot restrict; build with CGO_ENABLED=0")
+	}
 	r.NoFile = raiseLimits()
 	r.Closed = closeInherited(o.Keep)
 	r.Namespaces = layer(inNamespaces())

@@ -53,3 +53,12 @@ func (r Report) Weakened() []string {
 	}
 	return off
 }
+
+// unconfined is the Report of a process that has no layer at all.
+func unconfined(why string) Report {
+	off := Layer{Why: why}
+	return Report{
+		Namespaces: off, Root: off, NotDumpable: off, Capabilities: off,
+		NoNewPrivs: off, Landlock: off, Seccomp: off,
+	}
+}

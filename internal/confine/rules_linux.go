@@ -18,12 +18,17 @@ var plain = []uint32{
 	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK, unix.SYS_RESTART_SYSCALL,
 	unix.SYS_SCHED_YIELD, unix.SYS_SCHED_GETAFFINITY, unix.SYS_GETCPU,
 	unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY,
-	unix.SYS_GETRANDOM, unix.SYS_GETRUSAGE, unix.SYS_UNAME,
+	unix.SYS_GETRANDOM, unix.SYS_GETRUSAGE, unix.SYS_GETRLIMIT, unix.SYS_UNAME,
 }
 
-// goThread are the flags with which the Go runtime makes a thread (runtime/os_linux.go, cloneFlags). Anything else is a
+// goThread are the flags with which the Go runtime makes a thread (runtime/os_linux.go, cloneFlags), to which
+// some architectures add CLONE_SETTLS. Anything else is a
 // process or a namespace. clone3 passes its flags in memory, where no filter sees them, and is not allowed.
 const goThread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+
+// threadFlags are the ways to make a thread.
+// On amd64 the runtime adds CLONE_SETTLS in assembly (runtime/sys_linux_amd64.s, clone).
+var threadFlags = []uint64{goThread, goThread | unix.CLONE_SETTLS}
 
 const all = ^uint64(0)
 
@@ -48,14 +53,14 @@ func allowed() []rule {
 	noExec := tests{{arg: 2, mask: unix.PROT_EXEC}}
 	return append(rules,
 		sockets(),
+		rule{nr: unix.SYS_CLONE, any: []tests{{{0, all &^ unix.CLONE_SETTLS, goThread}}}},
 		// Memory is never made executable: nothing in the process generates code.
-		rule{unix.SYS_MMAP, []tests{noExec}},
-		rule{unix.SYS_MPROTECT, []tests{noExec}},
-		rule{unix.SYS_CLONE, []tests{{{0, all, goThread}}}},
+		rule{nr: unix.SYS_MMAP, any: []tests{noExec}},
+		rule{nr: unix.SYS_MPROTECT, any: []tests{noExec}},
 		// The runtime names its mappings.
-		rule{unix.SYS_PRCTL, []tests{{is(0, unix.PR_SET_VMA), {1, all, unix.PR_SET_VMA_ANON_NAME}}}},
+		rule{nr: unix.SYS_PRCTL, any: []tests{{is(0, unix.PR_SET_VMA), {1, all, unix.PR_SET_VMA_ANON_NAME}}}},
 		// Its own limits, to read: the budget of flows follows from the descriptors there may be.
-		rule{unix.SYS_PRLIMIT64, []tests{{is(0, 0), {2, all, 0}}}},
+		rule{nr: unix.SYS_PRLIMIT64, any: []tests{{is(0, 0), {2, all, 0}}}},
 		oneOf(unix.SYS_FCNTL, 1, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD_CLOEXEC,
 			unix.F_GETPIPE_SZ, unix.F_SETPIPE_SZ),
 		// What is queued in a socket (in, out), the urgent mark, and the offloads of a TAP. Nothing of a terminal, which
