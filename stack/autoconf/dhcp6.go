@@ -1,0 +1,130 @@
+package autoconf
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+	"github.com/insomniacslk/dhcp/rfc1035label"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/ip"
+)
+
+// # DHCPv6, stateless (RFC 8415 §6.1)
+//
+//	message               answer
+//	INFORMATION-REQUEST   REPLY with name servers and search domains
+//	SOLICIT               ADVERTISE, each identity association with NoAddrsAvail or NoPrefixAvail
+//	REQUEST               REPLY, the same
+//	RENEW, REBIND         REPLY, each with NoBinding
+//	RELEASE, DECLINE      REPLY, each with NoBinding
+//	CONFIRM               none (§18.3.3: a server that cannot tell does not answer)
+//
+// Refusing in words instead of silence lets a client go on at once with the address it makes
+// from the router advertisement. A message whose server identifier is not ours is not for us, and one
+// that must not carry any, or no client identifier, is dropped (§16).
+
+const (
+	maxDUID = 130 // RFC 8415 §11.1
+	// maxIAs bounds the answer to a client that asks for ever more.
+	maxIAs = 8
+
+	infoRefresh = 24 * time.Hour // the default of RFC 8415 §7.6
+)
+
+// rule6 is one row of the table above and of RFC 8415 §16.
+type rule6 struct {
+	answer     dhcpv6.MessageType
+	addrs      iana.StatusCode // of IA_NA and IA_TA
+	prefixes   iana.StatusCode // of IA_PD
+	toServer   bool            // must name us
+	clientIDNo bool            // client identifier may be missing
+}
+
+var rules6 = map[dhcpv6.MessageType]rule6{
+	dhcpv6.MessageTypeSolicit:            {answer: dhcpv6.MessageTypeAdvertise, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail},
+	dhcpv6.MessageTypeRequest:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail, toServer: true},
+	dhcpv6.MessageTypeRenew:              {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
+	dhcpv6.MessageTypeRebind:             {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding},
+	dhcpv6.MessageTypeRelease:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
+	dhcpv6.MessageTypeDecline:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
+	dhcpv6.MessageTypeInformationRequest: {answer: dhcpv6.MessageTypeReply, clientIDNo: true},
+}
+
+// dhcp6 answers one message of a client.
+func (s *Server) dhcp6(p *ip.Packet, msg []byte) drop.Reason {
+	if !p.Src.IsLinkLocalUnicast() || len(msg) == 0 {
+		return drop.IPMalformed
+	}
+	rule, ok := rules6[dhcpv6.MessageType(msg[0])]
+	if !ok {
+		return drop.NotForUs // CONFIRM, a server's messages, or a relay's
+	}
+	m, err := dhcpv6.MessageFromBytes(msg)
+	if err != nil {
+		return drop.IPMalformed
+	}
+	if r := s.valid6(m, rule); r != drop.None {
+		return r
+	}
+	r := &dhcpv6.Message{MessageType: rule.answer, TransactionID: m.TransactionID}
+	if id := m.Options.ClientID(); id != nil {
+		r.AddOption(dhcpv6.OptClientID(id))
+	}
+	r.AddOption(dhcpv6.OptServerID(s.duid()))
+	refuse(m, r, rule)
+	if s.net.DNS6.IsValid() {
+		r.AddOption(dhcpv6.OptDNS(s.net.DNS6.AsSlice()))
+	}
+	if len(s.opt.DNSSearch) > 0 {
+		r.AddOption(dhcpv6.OptDomainSearchList(&rfc1035label.Labels{Labels: s.opt.DNSSearch}))
+	}
+	if m.MessageType == dhcpv6.MessageTypeInformationRequest {
+		r.AddOption(dhcpv6.OptInformationRefreshTime(infoRefresh))
+	}
+	s.sendUDP(netip.AddrPortFrom(s.router, dhcp6ServerPort), netip.AddrPortFrom(p.Src, dhcp6ClientPort), r.ToBytes())
+	return drop.None
+}
+
+// valid6 checks what RFC 8415 §16 demands of a message.
+func (s *Server) valid6(m *dhcpv6.Message, rule rule6) drop.Reason {
+	client, server := m.Options.ClientID(), m.Options.ServerID()
+	ias := len(m.Options.IANA()) + len(m.Options.IATA()) + len(m.Options.IAPD())
+	switch {
+	case client == nil && !rule.clientIDNo, client != nil && len(client.ToBytes()) > maxDUID, ias > maxIAs:
+		return drop.IPMalformed
+	case m.MessageType == dhcpv6.MessageTypeInformationRequest && ias > 0:
+		return drop.IPMalformed
+	case rule.toServer && server == nil:
+		return drop.IPMalformed
+	case server != nil && (rule.answer == dhcpv6.MessageTypeAdvertise || m.MessageType == dhcpv6.MessageTypeRebind):
+		return drop.IPMalformed
+	case server != nil && !server.Equal(s.duid()):
+		return drop.NotForUs
+	}
+	return drop.None
+}
+
+// refuse adds m's identity associations to r, each with the status of the rule.
+func refuse(m, r *dhcpv6.Message, rule rule6) {
+	status := func(c iana.StatusCode) dhcpv6.Options {
+		return dhcpv6.Options{&dhcpv6.OptStatusCode{StatusCode: c, StatusMessage: "addresses come from router advertisements"}}
+	}
+	for _, ia := range m.Options.IANA() {
+		r.AddOption(&dhcpv6.OptIANA{IaId: ia.IaId, Options: dhcpv6.IdentityOptions{Options: status(rule.addrs)}})
+	}
+	for _, ia := range m.Options.IATA() {
+		r.AddOption(&dhcpv6.OptIATA{IaId: ia.IaId, Options: dhcpv6.IdentityOptions{Options: status(rule.addrs)}})
+	}
+	for _, ia := range m.Options.IAPD() {
+		r.AddOption(&dhcpv6.OptIAPD{IaId: ia.IaId, Options: dhcpv6.PDOptions{Options: status(rule.prefixes)}})
+	}
+}
+
+// duid is our identifier: the MAC, as there is no state to keep another in.
+func (s *Server) duid() dhcpv6.DUID {
+	return &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: net.HardwareAddr(s.net.GatewayMAC[:])}
+}
