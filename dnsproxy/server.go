@@ -67,6 +67,8 @@ type Server struct {
 	log  *slog.Logger
 	net  spec.Network
 	time timing
+	// source is sourceFor, except in tests.
+	source func(netip.AddrPort) (netip.Addr, error)
 
 	state  atomic.Pointer[state]
 	flight flights
@@ -89,7 +91,7 @@ type state struct {
 // n tells it which addresses are its own, which reverse names are local, and n.Limits.DNSQueries how many
 // queries one client may have in flight.
 func New(e Env, n spec.Network) *Server {
-	s := &Server{env: e, log: e.Log, net: n, time: defaultTiming}
+	s := &Server{env: e, log: e.Log, net: n, time: defaultTiming, source: sourceFor}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

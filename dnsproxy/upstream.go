@@ -122,7 +122,7 @@ func (s *Server) usable(addrs []netip.AddrPort) []netip.AddrPort {
 			s.log.Warn("dns upstream skipped: zone is not a number", "upstream", ap)
 		case a == dockerDNS:
 			docker = ap
-		case isOwn(s.net, a) && !onHostLink(s.net, ap):
+		case isOwn(s.net, a) && !s.onHostLink(ap):
 			s.log.Warn("dns upstream skipped: it is this network's own address", "upstream", ap)
 		case !slices.Contains(out, ap) && len(out) < MaxUpstreams:
 			out = append(out, ap)
@@ -144,7 +144,7 @@ func isOwn(n spec.Network, a netip.Addr) bool {
 
 // onHostLink reports whether the host would reach ap from an address within the Network's own subnets, which
 // means it has a network of these numbers itself.
-func onHostLink(n spec.Network, ap netip.AddrPort) bool {
-	src, err := sourceFor(ap)
-	return err == nil && (n.Subnet4.Contains(src) || n.Subnet6.Contains(src))
+func (s *Server) onHostLink(ap netip.AddrPort) bool {
+	src, err := s.source(ap)
+	return err == nil && (s.net.Subnet4.Contains(src) || s.net.Subnet6.Contains(src))
 }
