@@ -25,6 +25,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/gso"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/nat"
 	"github.com/usernet/usernet/stack/spec"
@@ -66,9 +67,10 @@ type world struct {
 // loss and swaps neighbours with probability reorder.
 type wire struct {
 	mu            sync.Mutex
-	rng           *rand.Rand // guarded by mu
-	loss, reorder float64    // guarded by mu
-	held          *l2.Frame  // guarded by mu
+	rng           *rand.Rand   // guarded by mu
+	loss, reorder float64      // guarded by mu
+	held          *l2.Frame    // guarded by mu
+	splitter      gso.Splitter // guarded by mu
 	ch            chan l2.Frame
 	tap           func(f *l2.Frame) bool // false drops
 	done          chan struct{}
@@ -89,13 +91,22 @@ func (w *wire) send(f *l2.Frame) {
 	if w.tap != nil && !w.tap(f) {
 		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.loss == 0 && w.reorder == 0 || !gso.Needed(f.VNet) {
+		w.sendLocked(f)
+		return
+	}
+	// What is lost on a wire is a packet, not a segment of 64 KiB.
+	w.splitter.Split(f, w.sendLocked)
+}
+
+func (w *wire) sendLocked(f *l2.Frame) {
 	var flat []byte
 	for _, p := range f.L3 {
 		flat = append(flat, p...)
 	}
 	c := l2.Frame{VNet: f.VNet, Header: f.Header, L3: [][]byte{flat}}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.rng.Float64() < w.loss {
 		return
 	}
@@ -152,6 +163,8 @@ func newWorld(t *testing.T, opts ...worldOption) *world {
 	}}); err != nil {
 		t.Fatal(err)
 	}
+	gw.AddNeighbour(container4, containerMAC)
+	gw.AddNeighbour(container6, containerMAC)
 	t.Cleanup(func() {
 		gw.Close()
 		w.c.Close()

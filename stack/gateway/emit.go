@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
@@ -66,10 +68,31 @@ func (g *Gateway) resolve(dst netip.Addr) (l2.MAC, bool) {
 }
 
 // AddNeighbour tells the gateway where an address lives before it has sent anything.
-func (g *Gateway) AddNeighbour(a netip.Addr, m l2.MAC) { g.neighbours.set(a, m) }
+func (g *Gateway) AddNeighbour(a netip.Addr, m l2.MAC) {
+	g.neighbours.set(a, m)
+	g.tellStack(a, m)
+}
 
 // RemoveNeighbour forgets an address.
-func (g *Gateway) RemoveNeighbour(a netip.Addr) { g.neighbours.remove(a) }
+func (g *Gateway) RemoveNeighbour(a netip.Addr) {
+	g.neighbours.remove(a)
+	g.stack.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
+}
+
+// learn notes that a lives at m, for us and for netstack.
+func (g *Gateway) learn(a netip.Addr, m l2.MAC) {
+	if g.neighbours.learn(a, m) {
+		g.tellStack(a, m)
+	}
+}
+
+// tellStack spares netstack the resolution. It would ask in the name of the address it speaks for
+// just then, a host of the outside, and few containers answer that.
+func (g *Gateway) tellStack(a netip.Addr, m l2.MAC) {
+	if err := g.stack.AddStaticNeighbor(nicID, netProto(a), toTCPIP(a), tcpip.LinkAddress(m[:])); err != nil {
+		g.log.Warn("neighbour not added", "addr", a, "mac", m, "err", err.String())
+	}
+}
 
 // neighbours maps containers' addresses to MACs. Control's entries (set) are always kept; others
 // are learned from packets the switch let through, which it did because the source belongs to
@@ -97,31 +120,33 @@ func (n *neighbours) lookup(a netip.Addr) (l2.MAC, bool) {
 	return m, ok
 }
 
-// learn notes that a lives at m. Nearly every call finds that it is known already.
-func (n *neighbours) learn(a netip.Addr, m l2.MAC) {
+// learn notes that a lives at m and reports whether that is new. Nearly every call finds that it
+// is known already.
+func (n *neighbours) learn(a netip.Addr, m l2.MAC) (news bool) {
 	if !a.IsValid() || a.IsUnspecified() {
-		return
+		return false
 	}
 	n.mu.RLock()
 	known := n.macs[a]
 	n.mu.RUnlock()
 	if known == m {
-		return
+		return false
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fixed[a] {
 		n.macs[a] = m // the container changed its MAC; the entry stays control's
-		return
+		return true
 	}
 	if n.learned[m] >= learnedPerMAC {
-		return
+		return false
 	}
 	if old, ok := n.macs[a]; ok {
 		n.forgetLocked(old)
 	}
 	n.macs[a] = m
 	n.learned[m]++
+	return true
 }
 
 func (n *neighbours) forgetLocked(m l2.MAC) {

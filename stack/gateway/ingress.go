@@ -99,9 +99,10 @@ func (g *Gateway) inputARP(f *l2.Frame) {
 	from := netip.AddrFrom4([4]byte(b[14:18]))
 	target := netip.AddrFrom4([4]byte(b[24:28]))
 	if g.cfg.Spec.Subnet4.Contains(from) {
-		g.neighbours.learn(from, sender)
+		g.learn(from, sender)
 	}
-	if !g.own[target] {
+	const request = 1
+	if op := uint16(b[6])<<8 | uint16(b[7]); op == request && !g.own[target] {
 		g.drops.Add(drop.NotForUs)
 		return
 	}
@@ -117,7 +118,7 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 		}
 		return
 	}
-	g.neighbours.learn(p.Src, p.MAC)
+	g.learn(p.Src, p.MAC)
 	if p.TTL <= 1 && !g.own[p.Dst] && !p.Dst.IsMulticast() && !p.Group {
 		g.drops.Add(drop.TTLExceeded)
 		g.icmpError(p, ip.TTLExceeded, 0)
