@@ -20,7 +20,8 @@ func held(t *testing.T) (u *fakeUpstream, release func()) {
 	var once sync.Once
 	var wg sync.WaitGroup
 	release = func() { once.Do(func() { close(gate) }) }
-	u = startUpstream(t, func(q []byte, from netip.AddrPort) []byte {
+	u = bindUpstream(t, "127.0.0.1:0")
+	u.serve(t, func(q []byte, from netip.AddrPort) []byte {
 		wg.Go(func() {
 			<-gate
 			u.send(from, answerA(q, from))
@@ -278,9 +279,10 @@ func TestConfigureDuringFlight(t *testing.T) {
 func TestLoop(t *testing.T) {
 	for name, changeID := range map[string]bool{"id kept": false, "id changed": true} {
 		t.Run(name, func(t *testing.T) {
-			var s *Server
-			var up *fakeUpstream
-			up = startUpstream(t, func(q []byte, from netip.AddrPort) []byte {
+			up := bindUpstream(t, "127.0.0.1:0")
+			s := newServer(t, Config{Upstreams: []netip.AddrPort{up.addr}})
+			quick(s, 200*time.Millisecond)
+			up.serve(t, func(q []byte, from netip.AddrPort) []byte {
 				id := binary.BigEndian.Uint16(q)
 				if changeID {
 					binary.BigEndian.PutUint16(q, id+1)
@@ -291,8 +293,6 @@ func TestLoop(t *testing.T) {
 				})
 				return nil
 			}, nil)
-			s = newServer(t, Config{Upstreams: []netip.AddrPort{up.addr}})
-			quick(s, 200*time.Millisecond)
 			start := time.Now()
 			wantRcode(t, ask(t, s, question("x.example", dns.TypeA)), dns.RcodeServerFailure)
 			if d := time.Since(start); d > time.Second {

@@ -122,8 +122,8 @@ func TestForgedReplies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
-	var up *fakeUpstream
-	up = startUpstream(t, func(q []byte, from netip.AddrPort) []byte {
+	up := bindUpstream(t, "127.0.0.1:0")
+	up.serve(t, func(q []byte, from netip.AddrPort) []byte {
 		good := aRecord(q)
 		forged := good.Copy()
 		forged.Answer[0].(*dns.A).A = net.IPv4(6, 6, 6, 6)
@@ -375,13 +375,15 @@ func TestTruncatedWithoutTCP(t *testing.T) {
 	}
 }
 
-// TestSockaddr: zones are numbers, and IPv6 upstreams work.
-func TestSockaddr(t *testing.T) {
-	up := startUpstreamAt(t, "[::1]:0", answerA, nil)
+// TestUpstreamAddresses: upstreams over IPv6 and elsewhere on loopback.
+func TestUpstreamAddresses(t *testing.T) {
+	up := bindUpstream(t, "[::1]:0")
+	up.serve(t, answerA, nil)
 	s := newServer(t, Config{Upstreams: []netip.AddrPort{up.addr}})
 	wantRcode(t, ask(t, s, question("six.example", dns.TypeA)), dns.RcodeSuccess)
 	// The stub resolver of systemd.
-	stub := startUpstreamAt(t, "127.0.0.53:0", answerA, nil)
+	stub := bindUpstream(t, "127.0.0.53:0")
+	stub.serve(t, answerA, nil)
 	s.Configure(Config{Upstreams: []netip.AddrPort{stub.addr}})
 	wantRcode(t, ask(t, s, question("stub.example", dns.TypeA)), dns.RcodeSuccess)
 }

@@ -44,28 +44,36 @@ type fakeUpstream struct {
 // startUpstream serves until the test ends. onUDP and onTCP return the answer, or nil for silence; nil handlers mean
 // a socket that is open and silent.
 func startUpstream(t testing.TB, onUDP func(q []byte, from netip.AddrPort) []byte, onTCP func(q []byte) []byte) *fakeUpstream {
-	return startUpstreamAt(t, "127.0.0.1:0", onUDP, onTCP)
+	u := bindUpstream(t, "127.0.0.1:0")
+	u.serve(t, onUDP, onTCP)
+	return u
 }
 
-func startUpstreamAt(t testing.TB, at string, onUDP func(q []byte, from netip.AddrPort) []byte, onTCP func(q []byte) []byte) *fakeUpstream {
+// bindUpstream makes one that does not serve yet, for handlers that refer to it.
+func bindUpstream(t testing.TB, at string) *fakeUpstream {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	u := &fakeUpstream{conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
-	u.wg.Go(func() { u.serveUDP(onUDP) })
 	t.Cleanup(u.wg.Wait) // the last to run
 	t.Cleanup(func() { conn.Close() })
-	if onTCP != nil {
-		l, err := net.Listen("tcp", u.addr.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.wg.Go(func() { u.serveTCP(l, onTCP) })
-		t.Cleanup(func() { l.Close() })
-	}
 	return u
+}
+
+func (u *fakeUpstream) serve(t testing.TB, onUDP func(q []byte, from netip.AddrPort) []byte, onTCP func(q []byte) []byte) {
+	t.Helper()
+	u.wg.Go(func() { u.serveUDP(onUDP) })
+	if onTCP == nil {
+		return
+	}
+	l, err := net.Listen("tcp", u.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.wg.Go(func() { u.serveTCP(l, onTCP) })
+	t.Cleanup(func() { l.Close() })
 }
 
 func (u *fakeUpstream) serveUDP(on func([]byte, netip.AddrPort) []byte) {

@@ -146,17 +146,33 @@ func newStream(s *Server, c net.Conn) *stream {
 func (t *stream) run() {
 	var writer sync.WaitGroup
 	writer.Go(t.write)
-	if err := t.read(); err != nil {
+	err := t.read()
+	if err != nil && !errors.Is(err, errEnough) {
 		// The client is gone or breaks the protocol; what is still in flight has no reader.
 		t.c.Close()
 	}
 	t.answered.Wait()
 	close(t.out)
 	writer.Wait()
+	if errors.Is(err, errEnough) {
+		t.linger()
+	}
 }
 
-// read takes queries until the client ends its side between two of them, is idle, or has asked all it
-// may; every other end is an error.
+// errEnough ends a connection whose client has asked all it may.
+var errEnough = errors.New("queries used up")
+
+// linger ends our side and takes what the client still sends: closing at once would answer that with
+// a reset, which makes the client's kernel throw away answers it has not read.
+func (t *stream) linger() {
+	if c, ok := t.c.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		_ = t.c.SetReadDeadline(time.Now().Add(t.s.time.idle))
+		_, _ = io.CopyN(io.Discard, t.c, maxLinger)
+	}
+}
+
+// read takes queries until the client ends its side between two of them or is idle. Every other end is an
+// error, errEnough when it has asked all it may.
 func (t *stream) read() error {
 	in := splitter{r: t.c}
 	for range maxQueriesPerConn {
@@ -174,7 +190,7 @@ func (t *stream) read() error {
 			return errors.New("read dns message: not a query")
 		}
 	}
-	return nil
+	return errEnough
 }
 
 // beforeMessage is called when the stream is at the start of a message.
@@ -229,6 +245,9 @@ type splitter struct {
 }
 
 const firstRead = 2048
+
+// maxLinger is how many bytes a client may still send when it has asked all it may.
+const maxLinger = 256 << 10
 
 // next returns the next message, valid until the following call. The end of the stream between two
 // messages, and an idle client, are io.EOF; inside a message the end is io.ErrUnexpectedEOF. p may be nil.
