@@ -12,6 +12,7 @@ import (
 
 	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/autoconf"
 	"github.com/usernet/usernet/stack/bridge"
 	"github.com/usernet/usernet/stack/capture"
 	"github.com/usernet/usernet/stack/drop"
@@ -95,9 +96,12 @@ func New(n spec.Network, o Options) (*Network, error) {
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
 		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(o.Descriptors), Drops: &nw.drops, Log: o.Log,
 	})
+	auto := autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
+		Lease: nw.lease, Autonomous: nw.autonomous,
+	})
 	err = gw.Use(gateway.Services{
 		Link: nw.uplink.Input, Published: nw.publish.InputUDP, FlushPublished: nw.publish.Flush,
-		DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
+		Autoconf: auto, DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
 	})
 	if err != nil {
 		nw.Close()
@@ -158,6 +162,19 @@ func (n *Network) lease(mac l2.MAC) (addr netip.Addr, hostname string, ok bool) 
 		}
 	}
 	return netip.Addr{}, "", false
+}
+
+// autonomous reports whether the container with that MAC may make its own IPv6 addresses. The switch
+// lets a strict one send from those control gave it only.
+func (n *Network) autonomous(mac l2.MAC) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, e := range n.endpoints {
+		if e.spec.MAC == mac {
+			return !e.spec.Strict
+		}
+	}
+	return true
 }
 
 // Attach gives a container the Network: f is its TAP, of which info says what it can. The Network
