@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ func (c Config) flags() []string {
 	if c.JSON {
 		f = append(f, "--log-json")
 	}
-	if c.KillOnDenied {
+	if c.KillOnDenied || os.Getenv("USERNET_SECCOMP") == "kill" {
 		f = append(f, "--kill-on-denied")
 	}
 	return f
@@ -81,9 +82,12 @@ func newLog(level slog.Level, asJSON bool) *slog.Logger {
 func run(newBackend New, kill bool, log *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
+	if kind, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
+		return errors.New("open control socket: there is none; the datapath is started by usernet run, not by hand")
+	}
 	// Starting a process made the socket blocking; receive wants it on the poller.
 	if err := unix.SetNonblock(socketFD, true); err != nil {
-		return fmt.Errorf("open control socket: %w; the datapath is started by usernet run, not by hand", err)
+		return fmt.Errorf("open control socket: %w", err)
 	}
 	unix.CloseOnExec(socketFD)
 	c, err := newConn(os.NewFile(socketFD, "control socket"))

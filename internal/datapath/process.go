@@ -36,7 +36,8 @@ type Config struct {
 	Level slog.Level
 	JSON  bool
 	// KillOnDenied makes a system call outside the allow-list end the process instead of failing with
-	// EPERM, so that a test run notices what the list lacks.
+	// EPERM, so that a test run notices what the list lacks. USERNET_SECCOMP=kill in the environment of the
+	// caller sets it too.
 	KillOnDenied bool
 	// Event receives the datapath's events on the goroutine that reads the socket; it must not block.
 	Event func(Event)

@@ -1,0 +1,75 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/dnsproxy"
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/tap"
+)
+
+// fakeBackend remembers what it was told. Some ids have a meaning: "refuse" is refused, "panic" panics in a
+// goroutine of its own, "hang" never returns, "event" sends an event.
+type fakeBackend struct {
+	o Options
+
+	mu     sync.Mutex
+	log    []string
+	closed bool
+}
+
+func newFake(n spec.Network, o Options) (Backend, error) {
+	if n.Name == "refuse" {
+		return nil, errors.New("make network refuse: not today")
+	}
+	return &fakeBackend{o: o}, nil
+}
+
+func (b *fakeBackend) note(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = append(b.log, fmt.Sprintf(format, args...))
+}
+
+func (b *fakeBackend) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
+	defer f.Close()
+	switch ep.ID {
+	case "refuse":
+		return errors.New("attach refuse: not today")
+	case "panic":
+		done := make(chan struct{})
+		go func() { defer close(done); panic("the packet that caused it") }()
+		<-done
+	case "hang":
+		f.WriteString("hanging")
+		<-time.After(time.Hour)
+	case "event":
+		b.o.Event(Event{Kind: EventEndpointDown, ID: ep.ID, Cause: "gone"})
+	}
+	b.note("attach %s %s", ep.ID, info.Name)
+	_, err := f.WriteString("attached")
+	return err
+}
+
+func (b *fakeBackend) Detach(id string) error { b.note("detach %s", id); return nil }
+
+func (b *fakeBackend) Publish(id string, s portfwd.Spec, f *os.File, endpoint string) error {
+	defer f.Close()
+	b.note("publish %s %s %s", id, s, endpoint)
+	return nil
+}
+
+func (b *fakeBackend) Unpublish(id string) error { b.note("unpublish %s", id); return nil }
+func (b *fakeBackend) SetDNS(c dnsproxy.Config)  { b.note("dns %v %v", c.Upstreams, c.Hosts) }
+func (b *fakeBackend) HostChanged()              { b.note("host changed") }
+func (b *fakeBackend) Stats() spec.Stats         { return spec.Stats{TCPFlows: 7} }
+func (b *fakeBackend) Close() error              { b.note("close"); return nil }
+func (b *fakeBackend) Capture(f *os.File, more bool) error {
+	b.note("capture %v", more)
+	return f.Close()
+}
