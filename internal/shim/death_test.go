@@ -61,8 +61,11 @@ func waitGone(t *testing.T, pids []int) {
 		if err != nil {
 			continue // gone
 		}
-		left := max(0, time.Until(deadline))
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		n := 0
+		for err = unix.EINTR; err == unix.EINTR; {
+			left := max(0, time.Until(deadline))
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		}
 		unix.Close(fd)
 		if err != nil || n != 1 {
 			t.Errorf("process %d is still there: %v", pid, err)

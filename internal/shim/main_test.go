@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -70,11 +72,16 @@ func asOrdinaryUser() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	// go test has put the binary where only root may look.
+	exe := filepath.Join(dir, "shim.test")
+	if err := copyFile(exe, "/proc/self/exe"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	args := slices.DeleteFunc(os.Args, func(a string) bool {
 		return strings.HasPrefix(a, "-test.testlogfile") // in a directory of root's
 	})
-	cmd := exec.Command("/proc/self/exe", args[1:]...)
-	cmd.Args[0] = args[0]
+	cmd := exec.Command(exe, args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUser, Gid: testUser}, Pdeathsig: syscall.SIGKILL}
@@ -83,6 +90,20 @@ func asOrdinaryUser() int {
 		return 1
 	}
 	return 0
+}
+
+func copyFile(to, from string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return errors.Join(err, w.Close())
 }
 
 // testConfig is the part of Config that tests vary.
@@ -119,7 +140,12 @@ func shimMain(arg string) int {
 	if cfg.Network == NetworkPrivate {
 		cfg.Link = testLink
 		cfg.Publish = []portfwd.Spec{{Proto: portfwd.TCP, Port: 80}}
-		cfg.Start = func(context.Context, int) (Network, error) {
+		cfg.Start = func(ctx context.Context, _ int) (Network, error) {
+			if tc.FailStart == "wait" {
+				fmt.Println("starting")
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
 			if tc.FailStart != "" {
 				return nil, fmt.Errorf("%s", tc.FailStart)
 			}
@@ -288,15 +314,14 @@ func startWith(t *testing.T, tc testConfig, script string) *shim {
 	return s
 }
 
-// self is a path of this binary that works from everywhere: go test puts it where only its user may look.
+// self is the path of this binary.
 func self(t *testing.T) string {
 	t.Helper()
-	f, err := os.Open("/proc/self/exe")
+	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	return exe
 }
 
 // exec1 starts a process that ends with the test.
