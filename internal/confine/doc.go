@@ -12,11 +12,11 @@
 //	Start (parent)    clone with new user, mount, IPC, UTS and PID namespaces; the network namespace
 //	                  stays the host's, that is what the process is for. One uid and one gid are mapped,
 //	                  its own.
-//	Enter (child)  1  limits: open files up to the hard limit, no core dump
+//	Enter (child)  1  bounding set emptied; limits: open files up to the hard limit, no core dump
 //	               2  inherited descriptors: all but the intended ones closed (LU-14)
 //	               3  root: an empty, read-only tmpfs, the host's mounts detached (pivot_root)
 //	               4  not dumpable: no ptrace, no /proc/PID/mem for processes of the same user
-//	               5  bounding set, then all capabilities, on all threads
+//	               5  all capabilities dropped
 //	               6  no_new_privs and Landlock: no path, no abstract socket, no signal outside
 //	               7  seccomp: an allow-list of system calls with their arguments, on all threads
 //
@@ -38,9 +38,9 @@
 //
 // # Cost
 //
-// Measured on two cores with kernel 6.18: Enter takes 1.5 to 2.5 ms, of which the bounding set is 1 to 2 (41 calls,
-// each of which stops all threads), the filter 0.2, the root 0.2, all else 0.2. The number of threads makes
-// the difference, so Enter comes first in the role's main, when there are three or four.
+// Measured on two cores with kernel 6.18: Enter takes 1.7 ms at best and 2 to 3 usually. The bounding set is more
+// than half of it (41 calls, each of which stops all threads), the filter 0.2, the root 0.2, all else
+// 0.2. Threads make the difference, so Enter comes first in the role's main, when there are three or four.
 //
 // # Why not a library for the filter
 //
