@@ -1,0 +1,71 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// datagramTimeout is when a datagram counts as lost: a thousand times the slowest path's round trip.
+const datagramTimeout = 200 * time.Millisecond
+
+// udpRoundTrips sends one byte and waits for it, again and again for window: microseconds of each that
+// came back, and how many did not.
+func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost int, err error) {
+	s, err := dial(unix.SOCK_DGRAM, to)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer s.close()
+	tv := unix.NsecToTimeval(int64(datagramTimeout))
+	if err := unix.SetsockoptTimeval(int(s), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return nil, 0, fmt.Errorf("set socket timeout: %w", err)
+	}
+	var b [1]byte
+	for end := time.Now().Add(window); time.Now().Before(end); {
+		start := time.Now()
+		if err := s.write(b[:]); err != nil {
+			return nil, lost, fmt.Errorf("send datagram: %w", err)
+		}
+		switch _, err := s.read(b[:]); {
+		case err == nil:
+			us = append(us, micros(time.Since(start)))
+		case errors.Is(err, unix.EAGAIN):
+			lost++
+		default:
+			return nil, lost, fmt.Errorf("receive datagram: %w", err)
+		}
+	}
+	if len(us) == 0 {
+		return nil, lost, errors.New("no datagram came back")
+	}
+	return us, lost, nil
+}
+
+// flood sends datagrams of size bytes for window, one for each system call, as fast as the kernel takes them.
+func flood(to netip.AddrPort, size int, window time.Duration) (sent uint64, elapsed time.Duration, err error) {
+	s, err := dial(unix.SOCK_DGRAM, to)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	b := make([]byte, size)
+	start := time.Now()
+	for elapsed < window {
+		// A full queue is the path's loss; anything else would make the figure wrong.
+		for range 16 { // the clock is read once for each
+			switch _, err := unix.Write(int(s), b); {
+			case err == nil, errors.Is(err, unix.ENOBUFS):
+				sent++
+			case errors.Is(err, unix.EINTR):
+			default:
+				return sent, elapsed, fmt.Errorf("send datagram: %w", err)
+			}
+		}
+		elapsed = time.Since(start)
+	}
+	return sent, elapsed, nil
+}

@@ -1,0 +1,116 @@
+package load
+
+import (
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pair starts an agent that listens and returns its remote with the ports.
+func pair(t *testing.T) (*Remote, Ports) {
+	t.Helper()
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(inR, outW); outW.Close() }()
+	t.Cleanup(func() {
+		inW.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	m := NewRemote(inW, outR)
+	r, err := m.Do(Request{Op: Listen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, r.Ports
+}
+
+func loopback(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+}
+
+const window = 20 * time.Millisecond
+
+func TestStream(t *testing.T) {
+	m, p := pair(t)
+	for _, row := range []Request{
+		{Op: Stream},
+		{Op: Stream, Down: true},
+		{Op: Stream, Streams: 4},
+		{Op: Stream, Down: true, Streams: 4},
+	} {
+		row.To, row.Warm, row.Window = loopback(p.TCP), window, window
+		r, err := m.Do(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What the window carried is a part of the whole.
+		if r.Rate <= 0 || float64(r.Total) < r.Rate*window.Seconds() {
+			t.Errorf("%+v: %+v", row, r)
+		}
+	}
+}
+
+func TestTrips(t *testing.T) {
+	m, p := pair(t)
+	for _, row := range []Request{
+		{Op: RoundTrip, To: loopback(p.TCP)},
+		{Op: Connect, To: loopback(p.TCP)},
+		{Op: Connect, To: loopback(p.TCP), Streams: 4},
+		{Op: UDPTrip, To: loopback(p.UDPEcho)},
+	} {
+		row.Window = window
+		r, err := m.Do(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.P50 <= 0 || r.P99 < r.P50 || r.Lost != 0 {
+			t.Errorf("%+v: %+v", row, r)
+		}
+	}
+}
+
+func TestFlood(t *testing.T) {
+	m, p := pair(t)
+	r, err := m.Do(Request{Op: Flood, To: loopback(p.UDPSink), Size: 1400, Window: window})
+	if err != nil || r.Total == 0 {
+		t.Fatal(r, err)
+	}
+	// Loopback hands a datagram over before send returns, so the socket has all that were not dropped.
+	n, err := m.Do(Request{Op: FloodCount})
+	if err != nil || n.Total == 0 || n.Total > r.Total {
+		t.Errorf("%d datagrams arrived of %d, %v", n.Total, r.Total, err)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	m, p := pair(t)
+	r, err := m.Do(Request{Op: Idle, To: loopback(p.TCP), Count: 100})
+	if err != nil || r.Total != 100 {
+		t.Fatal(r, err)
+	}
+	if r, err = m.Do(Request{Op: Drop}); err != nil || r.Total != 100 {
+		t.Errorf("dropped %d connections, %v", r.Total, err)
+	}
+}
+
+// TestErrorsAreToldAndSurvived: a refused connection is the operation's error, not the agent's end.
+func TestErrorsAreToldAndSurvived(t *testing.T) {
+	m, p := pair(t)
+	for _, op := range []Op{Stream, RoundTrip, Connect, Idle} {
+		_, err := m.Do(Request{Op: op, To: loopback(1), Count: 1, Window: window})
+		if err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s to a closed port: %v", op, err)
+		}
+	}
+	if _, err := m.Do(Request{Op: "dance"}); err == nil {
+		t.Error("an unknown operation succeeds")
+	}
+	if _, err := m.Do(Request{Op: RoundTrip, To: loopback(p.TCP), Window: window}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,158 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// chunk is what a stream reads and writes at once: iperf3's default, and small enough for the L2 cache.
+	chunk = 128 << 10
+	// ioTimeout is how long a path may be silent before the measurement is given up: longer than the
+	// retransmissions that a full queue causes, shorter than a person's patience.
+	ioTimeout = 5 * time.Second
+	// backlog takes what a few hundred clients can have in flight; the kernel caps it at somaxconn.
+	backlog = 1024
+)
+
+// socket is a blocking socket of IPv4.
+type socket int
+
+func open(kind int) (socket, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open socket: %w", err)
+	}
+	s := socket(fd)
+	return s, s.prepare(kind == unix.SOCK_STREAM)
+}
+
+// prepare sets what a connected socket needs. Nagle's algorithm off: a round trip is one byte, and must not wait.
+func (s socket) prepare(stream bool) error {
+	tv := unix.NsecToTimeval(int64(ioTimeout))
+	for _, opt := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(int(s), unix.SOL_SOCKET, opt, &tv); err != nil {
+			return fmt.Errorf("set socket timeout: %w", err)
+		}
+	}
+	if !stream {
+		return nil
+	}
+	if err := unix.SetsockoptInt(int(s), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return fmt.Errorf("set TCP_NODELAY: %w", err)
+	}
+	return nil
+}
+
+func sockaddr(a netip.AddrPort) *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+}
+
+func dial(kind int, to netip.AddrPort) (socket, error) {
+	s, err := open(kind)
+	if err != nil {
+		return -1, err
+	}
+	if err := retry(func() error { return unix.Connect(int(s), sockaddr(to)) }); err != nil {
+		s.close()
+		return -1, fmt.Errorf("connect to %v: %w", to, err)
+	}
+	return s, nil
+}
+
+// listen binds a socket of kind to port on every address of the host; 0 is a free one.
+func listen(kind int, port uint16) (socket, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open socket: %w", err)
+	}
+	s := socket(fd)
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)})
+	}
+	if err == nil && kind == unix.SOCK_STREAM {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
+		s.close()
+		return -1, fmt.Errorf("listen on port %d: %w", port, err)
+	}
+	return s, nil
+}
+
+// port is the local one.
+func (s socket) port() (uint16, error) {
+	sa, err := unix.Getsockname(int(s))
+	if err != nil {
+		return 0, fmt.Errorf("read socket name: %w", err)
+	}
+	in, ok := sa.(*unix.SockaddrInet4)
+	if !ok {
+		return 0, errors.New("read socket name: not IPv4")
+	}
+	return uint16(in.Port), nil
+}
+
+func (s socket) accept() (c socket, err error) {
+	err = retry(func() error {
+		fd, _, err := unix.Accept4(int(s), unix.SOCK_CLOEXEC)
+		c = socket(fd)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("accept connection: %w", err)
+	}
+	if err := c.prepare(true); err != nil {
+		c.close()
+		return -1, err
+	}
+	return c, nil
+}
+
+// read returns 0 and no error at the end of a stream.
+func (s socket) read(b []byte) (n int, err error) {
+	err = retry(func() error { n, err = unix.Read(int(s), b); return err })
+	return max(n, 0), err
+}
+
+func (s socket) write(b []byte) error {
+	for len(b) > 0 {
+		var n int
+		err := retry(func() (err error) { n, err = unix.Write(int(s), b); return err })
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (s socket) readFull(b []byte) error {
+	for len(b) > 0 {
+		n, err := s.read(b)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errors.New("connection closed by peer")
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (s socket) close() { _ = unix.Close(int(s)) }
+
+// retry repeats f while signals interrupt it, as the Go runtime's own do.
+func retry(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

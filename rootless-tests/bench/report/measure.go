@@ -1,0 +1,110 @@
+// Package report turns what the bench measured into a table, ratios, floors, JSON and a figure. It measures
+// nothing and needs no privileges.
+package report
+
+// Measure names one quantity. It is the key in the JSON.
+type Measure string
+
+const (
+	StreamUp        Measure = "stream_up"
+	StreamDown      Measure = "stream_down"
+	Streams4Up      Measure = "streams4_up"
+	Streams4Down    Measure = "streams4_down"
+	RoundTrip       Measure = "round_trip_p50"
+	RoundTripP99    Measure = "round_trip_p99"
+	Connect         Measure = "connect_p50"
+	Connects        Measure = "connects"
+	UDPTrip         Measure = "udp_trip_p50"
+	UDPSmall        Measure = "udp_1_delivered"
+	UDPSmallLoss    Measure = "udp_1_lost"
+	UDPLarge        Measure = "udp_1400_delivered"
+	UDPLargeLoss    Measure = "udp_1400_lost"
+	PublishedUp     Measure = "published_up"
+	PublishedDown   Measure = "published_down"
+	PublishedTrip   Measure = "published_trip_p50"
+	PublishedDial   Measure = "published_connect_p50"
+	CPUUp           Measure = "cpu_up"
+	CPUDown         Measure = "cpu_down"
+	IdleBytes       Measure = "idle_bytes"
+	IdleConnections Measure = "idle_connections"
+	Memory          Measure = "memory"
+	StartUp         Measure = "start_up"
+	StartUpNetwork  Measure = "start_up_network"
+)
+
+// Better says which way is up.
+type Better bool
+
+const (
+	Lower  Better = false
+	Higher Better = true
+)
+
+// Definition is how a Measure is shown.
+type Definition struct {
+	Measure Measure
+	Title   string
+	Unit    string
+	Better  Better
+	// Ratio: a quotient of two subjects says something.
+	Ratio bool
+	// Figure: has a panel in the SVG.
+	Figure bool
+}
+
+// Definitions are in the order of the table. Up is from the container to the host; a published port is
+// reached by a client on the host, whose up is towards the container.
+var Definitions = []Definition{
+	{StreamUp, "TCP stream up", "Gbit/s", Higher, true, true},
+	{StreamDown, "TCP stream down", "Gbit/s", Higher, true, true},
+	{Streams4Up, "4 TCP streams up", "Gbit/s", Higher, true, true},
+	{Streams4Down, "4 TCP streams down", "Gbit/s", Higher, true, true},
+	{RoundTrip, "TCP round trip p50", "µs", Lower, true, true},
+	{RoundTripP99, "TCP round trip p99", "µs", Lower, true, false},
+	{Connect, "TCP connect + round trip p50", "µs", Lower, true, true},
+	{Connects, "TCP connections, 16 at a time", "1/s", Higher, true, true},
+	{UDPTrip, "UDP round trip p50", "µs", Lower, true, true},
+	{UDPSmall, "UDP 1 B delivered", "k/s", Higher, true, true},
+	{UDPSmallLoss, "UDP 1 B lost", "%", Lower, false, false},
+	{UDPLarge, "UDP 1400 B delivered", "k/s", Higher, true, true},
+	{UDPLargeLoss, "UDP 1400 B lost", "%", Lower, false, false},
+	{PublishedUp, "published port stream up", "Gbit/s", Higher, true, true},
+	{PublishedDown, "published port stream down", "Gbit/s", Higher, true, true},
+	{PublishedTrip, "published port round trip p50", "µs", Lower, true, true},
+	{PublishedDial, "published port connect p50", "µs", Lower, true, true},
+	{CPUUp, "CPU of the process, stream up", "s/GB", Lower, true, true},
+	{CPUDown, "CPU of the process, stream down", "s/GB", Lower, true, true},
+	{Memory, "resident memory, no connections", "MiB", Lower, true, false},
+	{IdleBytes, "memory per idle connection", "B", Lower, true, true},
+	{IdleConnections, "idle connections reached", "", Higher, false, false},
+	{StartUp, "start-up: run -- true", "ms", Lower, true, true},
+	{StartUpNetwork, "start-up with eth0 configured", "ms", Lower, true, true},
+}
+
+func definition(m Measure) Definition {
+	for _, d := range Definitions {
+		if d.Measure == m {
+			return d
+		}
+	}
+	return Definition{Measure: m, Title: string(m)}
+}
+
+// Subject is what was measured.
+type Subject string
+
+const (
+	Kernel  Subject = "loopback"
+	Relay   Subject = "relay"
+	Usernet Subject = "usernet"
+	Slirp   Subject = "slirp4netns"
+	Pasta   Subject = "pasta"
+)
+
+// Subjects are in the order of the table's columns.
+var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta}
+
+var peers = []Subject{Slirp, Pasta}
+
+// HasMTU tells whether s has an interface of its own, whose MTU matters.
+func (s Subject) HasMTU() bool { return s != Kernel && s != Relay }

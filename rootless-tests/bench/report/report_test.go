@@ -1,0 +1,211 @@
+package report
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// sample is a run in which usernet passes every floor.
+func sample() *Result {
+	r := &Result{
+		Machine: Machine{Kernel: "6.18", CPU: "A&B <Fast>", CPUs: 2}, Started: time.Unix(0, 0).UTC(),
+		Rounds: 3, Window: time.Second, MTUs: []int{1500, 65520}, Versions: map[string]string{"pasta": "2026"},
+	}
+	for _, s := range Subjects {
+		for _, mtu := range r.MTUs {
+			if !s.HasMTU() {
+				mtu = 0
+			}
+			for m, v := range map[Measure]map[Subject]float64{
+				StreamUp:   {Kernel: 20, Relay: 12, Usernet: 9, Slirp: 0.7, Pasta: 0.1},
+				StreamDown: {Kernel: 20, Relay: 12, Usernet: 9, Slirp: 1.8, Pasta: 1.0},
+				RoundTrip:  {Kernel: 18, Relay: 43, Usernet: 51, Slirp: 46, Pasta: 50},
+			} {
+				r.Add(s, mtu, m, v[s])
+			}
+		}
+	}
+	for s, v := range map[Subject]float64{Usernet: 20, Pasta: 25, Slirp: 40} {
+		r.Add(s, 0, StartUp, v)
+	}
+	return r
+}
+
+func TestValueIsTheMedian(t *testing.T) {
+	var r Result
+	for _, v := range []float64{5, 100, 4} {
+		r.Add(Usernet, 1500, StreamUp, v)
+	}
+	if got := r.Value(Usernet, 1500, StreamUp); got != 5 {
+		t.Errorf("Value = %v, want 5", got)
+	}
+	if got := r.Value(Usernet, 65520, StreamUp); !math.IsNaN(got) {
+		t.Errorf("another MTU has the value %v", got)
+	}
+	r.Add(Relay, 1500, StreamUp, 7)
+	if got := r.Value(Relay, 65520, StreamUp); got != 7 {
+		t.Errorf("the relay has no MTU, but a value of %v at 65520", got)
+	}
+	r.Add(Usernet, 1500, RoundTrip, math.NaN())
+	if f := r.find(Usernet, 1500, RoundTrip); f.Error == "" || len(f.Values) != 0 {
+		t.Errorf("not a number became %+v", f)
+	}
+}
+
+func TestBetterPeer(t *testing.T) {
+	r := sample()
+	for _, row := range []struct {
+		m    Measure
+		want float64
+	}{{StreamUp, 0.7}, {StreamDown, 1.8}, {RoundTrip, 46}, {StartUp, 25}} {
+		if got := r.BetterPeer(1500, row.m); got != row.want {
+			t.Errorf("the better peer's %s is %v, want %v", row.m, got, row.want)
+		}
+	}
+	var one Result
+	one.Add(Pasta, 1500, StreamUp, 3)
+	if got := one.BetterPeer(1500, StreamUp); got != 3 {
+		t.Errorf("one peer alone: %v", got)
+	}
+	if got := (&Result{}).BetterPeer(1500, StreamUp); !math.IsNaN(got) {
+		t.Errorf("without peers: %v", got)
+	}
+}
+
+func TestFloors(t *testing.T) {
+	for _, row := range []struct {
+		what  string
+		s     Subject
+		m     Measure
+		v     float64
+		wrong int // floors that no longer pass
+	}{
+		{"as it is", Usernet, StreamUp, 9, 0},
+		{"up at the relay's floor", Usernet, StreamUp, 7.2, 0},
+		{"up below the relay's floor", Usernet, StreamUp, 7.1, 1},
+		{"up below both", Usernet, StreamUp, 2, 2},
+		{"down below the better peer's", Slirp, StreamDown, 2.3, 1},
+		{"round trip at its floor", Usernet, RoundTrip, 69, 0},
+		{"round trip above its floor", Usernet, RoundTrip, 70, 1},
+		{"start-up as pasta's", Usernet, StartUp, 25, 0},
+		{"start-up slower than pasta's", Usernet, StartUp, 25.1, 1},
+	} {
+		r := sample()
+		f := r.find(row.s, 1500, row.m)
+		if f == nil {
+			f = r.find(row.s, 0, row.m)
+		}
+		f.Values = []float64{row.v}
+		var b bytes.Buffer
+		passed, err := r.FloorTable(&b)
+		if n := strings.Count(b.String(), "FAIL"); err != nil || n != row.wrong || passed != (n == 0) {
+			t.Errorf("%s: %d floors fail, want %d (passed %v, %v):\n%s", row.what, n, row.wrong, passed, err, &b)
+		}
+	}
+}
+
+// TestMissingIsNotPassed: a subject that did not run must not make the check succeed.
+func TestMissingIsNotPassed(t *testing.T) {
+	var b bytes.Buffer
+	passed, err := (&Result{}).FloorTable(&b)
+	if n := strings.Count(b.String(), "MISSING"); err != nil || passed || n != len(Floors) {
+		t.Errorf("passed %v, %d of %d missing, %v", passed, n, len(Floors), err)
+	}
+}
+
+func TestTable(t *testing.T) {
+	r := sample()
+	r.Fail(Pasta, 1500, Connect, "connection refused")
+	var b bytes.Buffer
+	if err := r.Table(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"MTU 1500", "MTU 65520", "pasta: 2026", "9.00", "0.75", // 9 of the relay's 12
+		"12.86", // 9 of slirp4netns' 0.7
+		"pasta at MTU 1500, TCP connect + round trip p50: connection refused",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, &b)
+		}
+	}
+	var width int
+	for _, line := range strings.Split(b.String(), "\n") {
+		if !strings.HasPrefix(line, "TCP stream") {
+			continue
+		}
+		if n := utf8.RuneCountInString(line); width != 0 && n != width {
+			t.Errorf("columns are not aligned:\n%s", &b)
+		} else {
+			width = n
+		}
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for v, want := range map[float64]string{
+		0: "0", 0.0444: "0.044", 1: "1.00", 9.876: "9.88", 12.34: "12.3", 133337: "133337", math.NaN(): "–",
+	} {
+		if got := number(v); got != want {
+			t.Errorf("number(%v) = %q, want %q", v, got, want)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	want := sample()
+	var b bytes.Buffer
+	if err := want.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(&b)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read back %+v, %v; want %+v", got, err, want)
+	}
+	if _, err := Read(strings.NewReader("{")); err == nil {
+		t.Error("half a result was read")
+	}
+}
+
+// TestSVG: the figure is well-formed, and has a bar of the right length for each value.
+func TestSVG(t *testing.T) {
+	r := sample()
+	var b bytes.Buffer
+	if err := r.SVG(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	rects := 0
+	for d := xml.NewDecoder(&b); ; {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := tok.(xml.StartElement); ok && e.Name.Local == "rect" {
+			rects++
+		}
+	}
+	// Background; three measures of two subjects without an MTU and three with two; three start-ups.
+	if want := 1 + 3*(2+3*2) + 3; rects != want {
+		t.Errorf("%d rectangles, want %d", rects, want)
+	}
+	for _, want := range []string{"usernet 65520", "A&amp;B &lt;Fast&gt;", "lower is better", `width="148.0"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the figure lacks %q", want)
+		}
+	}
+	if err := (&Result{}).SVG(io.Discard); err != nil {
+		t.Error(err)
+	}
+}

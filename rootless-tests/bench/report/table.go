@@ -1,0 +1,132 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Table writes the medians, one table for each MTU, with usernet's ratio to the relay and to the better peer.
+func (r *Result) Table(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v\n",
+		r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Rounds, r.Window)
+	for _, name := range []string{"usernet", "slirp4netns", "pasta", "iperf3"} {
+		if v := r.Versions[name]; v != "" {
+			fmt.Fprintf(&b, "  %s: %s\n", name, v)
+		}
+	}
+	for _, mtu := range r.MTUs {
+		fmt.Fprintf(&b, "\nMTU %d\n", mtu)
+		align(&b, r.rows(mtu))
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(&b, "\n%s\n", n)
+	}
+	r.errors(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// rows has a header, and a row for each Measure that anything has a value of.
+func (r *Result) rows(mtu int) [][]string {
+	subjects := slices.DeleteFunc(slices.Clone(Subjects), func(s Subject) bool { return !r.Has(s) })
+	header := []string{"", ""}
+	for _, s := range subjects {
+		header = append(header, string(s))
+	}
+	rows := [][]string{append(header, "usernet/relay", "usernet/peer")}
+	for _, d := range Definitions {
+		row, any := []string{d.Title, d.Unit}, false
+		for _, s := range subjects {
+			v := r.Value(s, mtu, d.Measure)
+			any = any || !math.IsNaN(v)
+			row = append(row, number(v))
+		}
+		if !any {
+			continue
+		}
+		row = append(row, r.ratio(d, mtu, r.Value(Relay, mtu, d.Measure)), r.ratio(d, mtu, r.BetterPeer(mtu, d.Measure)))
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (r *Result) ratio(d Definition, mtu int, to float64) string {
+	v := r.Value(Usernet, mtu, d.Measure)
+	if !d.Ratio || math.IsNaN(v) || math.IsNaN(to) || to == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(v/to, 'f', 2, 64)
+}
+
+// number shows three significant digits, and all digits of what is larger.
+func number(v float64) string {
+	switch a := math.Abs(v); {
+	case math.IsNaN(v):
+		return "–"
+	case a >= 100 || v == 0:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case a >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	case a >= 1:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	default:
+		return strconv.FormatFloat(v, 'f', 3, 64)
+	}
+}
+
+// align writes rows in columns: the first two to the left, figures to the right. Columns are counted in
+// runes, for µ and – are longer in bytes.
+func align(b *strings.Builder, rows [][]string) {
+	var width []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
+			if i < 2 {
+				line.WriteString(cell + pad + "  ")
+			} else {
+				line.WriteString(pad + cell + "  ")
+			}
+		}
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+}
+
+// errors lists what could not be measured; measures of one failure share a line.
+func (r *Result) errors(b *strings.Builder) {
+	head := "\nnot measured:\n"
+	seen := map[string]bool{}
+	for i := range r.Figures {
+		f := &r.Figures[i]
+		if f.Error == "" {
+			continue
+		}
+		line := fmt.Sprintf("  %s: %s\n", f.name(), f.Error)
+		if !seen[line] {
+			b.WriteString(head + line)
+			head, seen[line] = "", true
+		}
+	}
+}
+
+func (f *Figure) name() string {
+	name := string(f.Subject)
+	if f.MTU != 0 {
+		name += fmt.Sprintf(" at MTU %d", f.MTU)
+	}
+	return name + ", " + definition(f.Measure).Title
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/usernet/usernet/rootless-tests/bench/report"
+)
+
+// The hidden first words of the process started again; see the package comment.
+const (
+	userRole    = "__user"
+	rigRole     = "__rig"
+	measureRole = "__measure"
+	agentRole   = "__agent"
+)
+
+const (
+	// benchUser owns nothing and may do nothing: what is measured is what everybody gets.
+	benchUser = "usernet-bench"
+	// descriptors is what 10 000 idle connections need in a process that has two sockets for each, doubled.
+	descriptors = 65536
+	// resultFD is where the measuring process writes its result: the first of ExtraFiles.
+	resultFD = 3
+)
+
+// start builds, becomes an ordinary user, and returns what the rest measured.
+func start(o options, args []string) (*report.Result, error) {
+	if err := provide(); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "usernet-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	// The user must reach the programs, and the module's own folder may be closed to it.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := build(dir, o.usernet); err != nil {
+		return nil, err
+	}
+	credential, err := ordinaryUser(dir)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(filepath.Join(dir, "bench"), append([]string{userRole, dir}, args...)...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential, Pdeathsig: syscall.SIGKILL}
+	return collect(cmd)
+}
+
+// collect runs cmd and reads the result it writes to resultFD.
+func collect(cmd *exec.Cmd) (*report.Result, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stderr, os.Stderr, []*os.File{w}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	result, readErr := report.Read(r)
+	// Its own message stands above.
+	if err := cmd.Wait(); err != nil {
+		return nil, fmt.Errorf("measure: %w", err)
+	}
+	return result, readErr
+}
+
+// provide installs the peers, or names those that are missing.
+func provide() error {
+	missing := map[string]string{"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3"}
+	for program := range missing {
+		if _, err := exec.LookPath(program); err == nil {
+			delete(missing, program)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	var packages []string
+	for _, p := range missing {
+		packages = append(packages, p)
+	}
+	list := strings.Join(packages, " ")
+	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
+		return fmt.Errorf("find peers: not installed: %s; install them, as root on Debian by `apt-get install %[1]s`", list)
+	}
+	cmd := exec.Command("apt-get", append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("install %s: %w; run `apt-get update` and try again", list, err)
+	}
+	return nil
+}
+
+// build puts the programs into dir: this one, the relay and usernet.
+func build(dir, usernet string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(dir, "bench"), self); err != nil {
+		return err
+	}
+	packages := map[string]string{"relay": "github.com/usernet/usernet/rootless-tests/bench/relay"}
+	if usernet != "" {
+		if err := copyFile(filepath.Join(dir, "usernet"), usernet); err != nil {
+			return err
+		}
+	} else {
+		packages["usernet"] = "github.com/usernet/usernet/cmd/usernet"
+	}
+	for name, pkg := range packages {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w; run inside the module\n%s", name, err, out)
+		}
+	}
+	return nil
+}
+
+func copyFile(to, from string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}
+
+// ordinaryUser returns whom to run as, and gives it what it needs; nil for whoever runs the bench already.
+func ordinaryUser(dir string) (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup(benchUser)
+	if err != nil {
+		if out, err := exec.Command("useradd", "--system", "--no-create-home", "--shell", "/bin/sh", benchUser).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("make user %s: %w\n%s", benchUser, err, out)
+		}
+		if u, err = user.Lookup(benchUser); err != nil {
+			return nil, err
+		}
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("read uid of %s: %w", benchUser, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("read gid of %s: %w", benchUser, err)
+	}
+	if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
+		return nil, fmt.Errorf("open /dev/net/tun to users: %w", err)
+	}
+	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+		return nil, err
+	}
+	allowDescriptors()
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// allowDescriptors raises the hard limit of open files, which a user cannot. Root without CAP_SYS_RESOURCE
+// cannot either; then idle connections go as far as they can, and the table says how far.
+func allowDescriptors() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Max < descriptors {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: descriptors, Max: descriptors})
+	}
+}
+
+// writeFile writes a file through write.
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
