@@ -63,6 +63,9 @@ func (r *reassembly) close() {
 func (g *Gateway) Output(frames []l2.Frame) int {
 	for i := range frames {
 		f := &frames[i]
+		if i+1 < len(frames) && supersedes(&frames[i+1], f) {
+			continue
+		}
 		switch f.Header.Type() {
 		case l2.TypeARP:
 			g.inputARP(f)

@@ -50,9 +50,6 @@ func (g *Gateway) setTCPOptions() error {
 	// RACK halves the time of 10 MiB over a link that loses 1 % and swaps 5 % of the packets (TestLoss),
 	// and costs nothing measurable where nothing is lost.
 	recovery := tcpip.TCPRACKLossDetection
-	// The container is on this machine: 200 ms, netstack's least RTO, is a thousand round trips. It
-	// stays above the 40 ms for which Linux may delay an ACK.
-	minRTO := tcpip.TCPMinRTOOption(100 * time.Millisecond)
 	cc := tcpip.CongestionControlOption("cubic")
 	moderate := tcpip.TCPModerateReceiveBufferOption(false) // bufferSize decides instead
 	nagle := tcpip.TCPDelayEnabled(false)
@@ -60,7 +57,7 @@ func (g *Gateway) setTCPOptions() error {
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: maxBuffer, Max: maxBuffer}
 	// SYN-ACKs go out at 0, 1, 3, 7 s; handshakeTimeout ends the wait.
 	syn := tcpip.TCPSynRetriesOption(3)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &minRTO, &cc, &moderate, &nagle, &rcv, &snd, &syn} {
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &moderate, &nagle, &rcv, &snd, &syn} {
 		if err := g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %s", o, err)
 		}
