@@ -17,8 +17,9 @@ import (
 //
 // # Theory of operation
 //
-//  1. The network namespace is opened, checked to be one and not our own, and held: neither a path nor
-//     a pid can come to mean another one afterwards.
+//  1. The network namespace is opened, checked to be one and not our own, and held until the interface
+//     is made: neither a path nor a pid can come to mean another one meanwhile. Not longer, because a
+//     mount of which a file is open cannot be unmounted.
 //  2. A helper, the hidden role __tap, is run inside by nsenter (nsenter_linux.go), because a
 //     multi-threaded process cannot enter a user namespace. It makes and configures the interface, sends
 //     the TAP back and exits.
@@ -40,9 +41,9 @@ type AttachConfig struct {
 	Endpoint spec.Endpoint
 	Publish  []portfwd.Spec
 	// Start brings up control and the datapath.
-	Start func(ctx context.Context, pid int) (Network, error)
+	Start func(ctx context.Context, pid int) (Network, error) `json:"-"`
 	// Ready, when not nil, gets "1" and is closed when the network works.
-	Ready *os.File
+	Ready *os.File `json:"-"`
 	// Exe is the binary run as helper; empty means the running one.
 	Exe string
 	// Log takes state changes; nil discards them.
@@ -73,6 +74,7 @@ func Attach(ctx context.Context, cfg AttachConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	t.release()
 	defer func() { err = errors.Join(err, n.Close()) }()
 	if err := signalReady(cfg.Ready); err != nil {
 		return err

@@ -36,6 +36,8 @@ func onHost(t *testing.T, setup, script string, tc testConfig) string {
 		self(t), shimRole, string(b))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// A script that fails leaves what it started to the pipe.
+	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v:\n%s", err, out)

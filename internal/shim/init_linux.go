@@ -44,6 +44,9 @@ type sandboxInit struct {
 // Init is the whole life of a sandbox's init: it sets the sandbox up as the shim at descriptor 3
 // says, runs command and returns the exit code for the process.
 func Init(command []string) int {
+	if len(command) == 0 {
+		command = []string{""} // is not found
+	}
 	// Before all else: a ^C during set-up is the shim's to act on.
 	children, release := takeSignals()
 	defer release()

@@ -34,6 +34,9 @@ const testUser = 64321
 // shimRole runs a sandbox described by the next argument.
 const shimRole = "test-shim"
 
+// attachRole attaches to what the next argument describes.
+const attachRole = "test-attach"
+
 // shellRole is a session leader that runs the rest of its arguments as a job.
 const shellRole = "test-shell"
 
@@ -46,6 +49,8 @@ func TestMain(m *testing.M) {
 			os.Exit(Tap())
 		case shimRole:
 			os.Exit(shimMain(os.Args[2]))
+		case attachRole:
+			os.Exit(attachMain(os.Args[2]))
 		case shellRole:
 			os.Exit(shellMain(os.Args[2:]))
 		}
@@ -157,6 +162,22 @@ func shimMain(arg string) int {
 		fmt.Fprintf(os.Stderr, "shim: %v\n", err)
 	}
 	return code
+}
+
+func attachMain(arg string) int {
+	var cfg AttachConfig
+	if err := json.Unmarshal([]byte(arg), &cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 99
+	}
+	cfg.Link = testLink
+	cfg.Ready = os.NewFile(3, "ready")
+	cfg.Start = func(context.Context, int) (Network, error) { return &fakeNetwork{}, nil }
+	if err := Attach(context.Background(), cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return ExitCode(err)
+	}
+	return 0
 }
 
 var testLink = Link{

@@ -24,18 +24,23 @@ type target struct {
 	name  string   // for people
 	path  string   // of the namespace, when it was given by path
 	pidfd int      // of the process it was given by; -1 when there is none
-	net   *os.File // the network namespace
-	user  *os.File // the user namespace to enter; nil when it is ours
+	net   *os.File // the network namespace; nil after release
+	user  *os.File // the user namespace to enter; nil when it is ours, and after release
+
+	id os.FileInfo // of the network namespace, which the TAP keeps alive: no other can come to have it
 }
 
 // openTarget opens and checks what cfg names.
-func openTarget(cfg *AttachConfig) (t *target, err error) {
-	t = &target{name: cfg.Netns, path: cfg.Netns, pidfd: -1}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
+func openTarget(cfg *AttachConfig) (*target, error) {
+	t := &target{name: cfg.Netns, path: cfg.Netns, pidfd: -1}
+	if err := t.open(cfg); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *target) open(cfg *AttachConfig) (err error) {
 	path, pid := cfg.Netns, pidOfPath(cfg.Netns)
 	if cfg.PID != 0 {
 		t.name, pid, path = "process "+strconv.Itoa(cfg.PID), cfg.PID, fmt.Sprintf("/proc/%d/ns/net", cfg.PID)
@@ -44,24 +49,27 @@ func openTarget(cfg *AttachConfig) (t *target, err error) {
 		// First the process, then its namespace: should the pid be reused in between, the process is
 		// seen to have ended.
 		if t.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
-			return nil, fmt.Errorf("attach to process %d: %w", pid, err)
+			return fmt.Errorf("attach to process %d: %w", pid, err)
 		}
 	}
 	if t.net, err = netns.Open(path); err != nil {
-		return nil, fmt.Errorf("attach to %s: %w", t.name, err)
+		return fmt.Errorf("attach to %s: %w", t.name, err)
+	}
+	if t.id, err = t.net.Stat(); err != nil {
+		return fmt.Errorf("attach to %s: %w", t.name, err)
 	}
 	if t.user, err = openUserNamespace(cfg.Userns, t.net); err != nil {
-		return nil, fmt.Errorf("attach to %s: %w", t.name, err)
+		return fmt.Errorf("attach to %s: %w", t.name, err)
 	}
 	own, err := sys.SameFile(t.user, "/proc/self/ns/user")
 	if err != nil {
-		return nil, fmt.Errorf("attach to %s: %w", t.name, err)
+		return fmt.Errorf("attach to %s: %w", t.name, err)
 	}
 	if own {
 		t.user.Close()
 		t.user = nil
 	}
-	return t, nil
+	return nil
 }
 
 // pidOfPath is the process that a path such as /proc/4242/ns/net speaks of, or 0. Such a path ends with
@@ -96,12 +104,18 @@ func (t *target) close() {
 	if t.pidfd >= 0 {
 		unix.Close(t.pidfd)
 	}
+	t.release()
+}
+
+// release closes the namespaces.
+func (t *target) release() {
 	if t.net != nil {
 		t.net.Close()
 	}
 	if t.user != nil {
 		t.user.Close()
 	}
+	t.net, t.user = nil, nil
 }
 
 // Descriptors of the helper, as exec.Cmd.ExtraFiles lays them out.

@@ -7,8 +7,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/usernet/usernet/internal/sys"
 )
 
 // endWatch waits for the end of a target: of the process, when it was given by one, else of the path.
@@ -26,37 +24,40 @@ type endWatch struct {
 }
 
 // watchEnd starts to watch t, which stays open until close.
-func watchEnd(t *target) (w *endWatch, err error) {
-	w = &endWatch{ended: make(chan struct{}), t: t}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	r, stop, err := os.Pipe()
-	if err != nil {
+func watchEnd(t *target) (*endWatch, error) {
+	w := &endWatch{ended: make(chan struct{}), t: t}
+	if err := w.arm(); err != nil {
+		w.close()
 		return nil, fmt.Errorf("watch %s: %w", t.name, err)
-	}
-	w.stop = stop
-	w.add(r, unix.POLLIN)
-	if t.pidfd >= 0 {
-		w.fds = append(w.fds, unix.PollFd{Fd: int32(t.pidfd), Events: unix.POLLIN})
-	} else {
-		mounts, err := os.Open("/proc/self/mountinfo")
-		if err != nil {
-			return nil, fmt.Errorf("watch %s: %w", t.name, err)
-		}
-		w.add(mounts, unix.POLLPRI)
-		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-		if err != nil {
-			return nil, fmt.Errorf("watch %s: %w", t.name, err)
-		}
-		w.add(os.NewFile(uintptr(fd), "inotify"), unix.POLLIN)
-		// Of a directory that cannot be watched, mountinfo tells what matters most.
-		_, _ = unix.InotifyAddWatch(fd, filepath.Dir(t.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
 	}
 	w.wg.Go(w.run)
 	return w, nil
+}
+
+func (w *endWatch) arm() error {
+	r, stop, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	w.stop = stop
+	w.add(r, unix.POLLIN)
+	if w.t.pidfd >= 0 {
+		w.fds = append(w.fds, unix.PollFd{Fd: int32(w.t.pidfd), Events: unix.POLLIN})
+		return nil
+	}
+	mounts, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	w.add(mounts, unix.POLLPRI)
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	w.add(os.NewFile(uintptr(fd), "inotify"), unix.POLLIN)
+	// Of a directory that cannot be watched, mountinfo tells what matters most.
+	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(w.t.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
+	return nil
 }
 
 func (w *endWatch) add(f *os.File, events int16) {
@@ -79,7 +80,7 @@ func (w *endWatch) run() {
 	buf := make([]byte, 4096)
 	for {
 		if w.t.pidfd < 0 {
-			if same, err := sys.SameFile(w.t.net, w.t.path); err != nil || !same {
+			if now, err := os.Stat(w.t.path); err != nil || !os.SameFile(now, w.t.id) {
 				w.cause = "its path no longer leads to it"
 				close(w.ended)
 				return
