@@ -180,7 +180,7 @@ func TestOneDeadUpstream(t *testing.T) {
 	}
 	start = time.Now()
 	wantRcode(t, ask(t, s, question("second.example", dns.TypeA)), dns.RcodeSuccess)
-	if d := time.Since(start); d > time.Second/2 {
+	if d := time.Since(start); d >= s.time.try {
 		t.Errorf("the second query took %v: the dead upstream was not remembered", d)
 	}
 }
@@ -209,10 +209,12 @@ func TestAllUpstreamsDead(t *testing.T) {
 			}
 			return
 		default:
-			asked := time.Now()
-			wantRcode(t, ask(t, s, question("web", dns.TypeA)), dns.RcodeSuccess)
-			if d := time.Since(asked); d > 50*time.Millisecond {
-				t.Errorf("a local name took %v", d)
+			// No clock is needed to know that a local name waits for nobody: its answer is there when
+			// the call returns.
+			var local []byte
+			s.HandleUDP(pack(question("web", dns.TypeA)), client, func(b []byte) { local = b })
+			if local == nil || rcodeOf(local) != rcodeSuccess {
+				t.Fatal("a local name was not answered at once")
 			}
 		}
 	}
@@ -251,8 +253,8 @@ func TestRefusingUpstreams(t *testing.T) {
 			s := newServer(t, Config{Upstreams: tt.ups})
 			start := time.Now()
 			wantRcode(t, ask(t, s, question("x.example", dns.TypeA)), tt.want)
-			if d := time.Since(start); d > time.Second {
-				t.Errorf("took %v", d)
+			if d := time.Since(start); d >= s.time.try {
+				t.Errorf("took %v, as if it had waited", d)
 			}
 		})
 	}

@@ -38,10 +38,11 @@ func watched(t *testing.T, path string) <-chan string {
 	return got
 }
 
-// expect waits until the content reported is want, which must be within a second.
+// expect waits until the content reported is want. It is patient with a busy machine; TestPatience holds the
+// promise of a second.
 func expect(t *testing.T, got <-chan string, want string) {
 	t.Helper()
-	timeout := time.After(time.Second)
+	timeout := time.After(10 * time.Second)
 	for {
 		select {
 		case s := <-got:
@@ -49,7 +50,7 @@ func expect(t *testing.T, got <-chan string, want string) {
 				return
 			}
 		case <-timeout:
-			t.Fatalf("%q was not reported within a second", want)
+			t.Fatalf("%q was not reported", want)
 		}
 	}
 }
@@ -65,6 +66,13 @@ func do(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPatience: what Watch waits for on purpose leaves half of the promised second.
+func TestPatience(t *testing.T) {
+	if settle+patience > 600*time.Millisecond {
+		t.Errorf("settle %v and patience %v, want 600 ms together at most", settle, patience)
 	}
 }
 
