@@ -1,0 +1,93 @@
+# `make` lists the targets. They need Go, and where a target needs more, it installs it when it is run as root on Debian,
+# and names it otherwise. CI runs nothing that cannot be run from here.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+GO      ?= go
+T       ?= 3s
+PORT    ?= 5000
+
+# The datapath confines itself, and Go cannot restrict threads of C: see cmd/usernet/cgo.go. Only the race detector needs cgo.
+export CGO_ENABLED := 0
+
+# The commit is noted in the binary (`usernet version`) where git can say it.
+VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+
+TOOL := $(GO) tool -modfile=tools/tools.mod
+# The tests of the real kernel stand apart: they build a network of namespaces and take minutes.
+UNIT := $(GO) list ./... | grep -v '/rootless-tests$$'
+
+.PHONY: help build install uninstall demo test quick check fmt vet staticcheck unit race rootless fuzz bench bench-plot requirements clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/usernet, a static binary
+	$(GO) build -trimpath -buildvcs=$(VCS) -o bin/usernet ./cmd/usernet
+
+install: build ## install binary, manual pages and completions below PREFIX=/usr/local
+	install -D -m 755 bin/usernet $(DESTDIR)$(PREFIX)/bin/usernet
+	rm -rf bin/man && bin/usernet gen-man bin/man
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	bin/usernet completion bash > bin/completion.bash
+	bin/usernet completion zsh > bin/completion.zsh
+	bin/usernet completion fish > bin/completion.fish
+	install -D -m 644 bin/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/usernet
+	install -D -m 644 bin/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_usernet
+	install -D -m 644 bin/completion.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/usernet.fish
+
+uninstall: ## remove what install installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/usernet $(DESTDIR)$(PREFIX)/share/man/man1/usernet.1 $(DESTDIR)$(PREFIX)/share/man/man1/usernet-*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/usernet $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_usernet \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/usernet.fish
+
+demo: build ## the main job: run a sandbox with a published port and fetch from it
+	$(GO) build -trimpath -o bin/hello ./tools/hello
+	PORT=$(PORT) tools/demo.sh
+
+test: ## all tests; as root on Debian, what they need is installed first
+	GO="$(GO)" MAKE="$(MAKE)" tools/test.sh
+
+quick: fmt vet unit ## gofmt, vet, unit tests
+
+check: quick staticcheck race ## quick, staticcheck, and unit tests under the race detector
+
+fmt: ## fail when gofmt would change a file
+	@files=$$(gofmt -l cmd dnsproxy internal portfwd rootless-tests stack tap tools); \
+	if [ -n "$$files" ]; then echo "not formatted, run gofmt -w:" $$files >&2; exit 1; fi
+
+vet: ## go vet
+	$(GO) vet ./...
+
+staticcheck: ## staticcheck, of the version in tools/tools.mod
+	$(TOOL) staticcheck ./...
+
+unit: ## unit tests
+	$(GO) test -timeout 5m $$($(UNIT))
+
+race: ## unit tests under the race detector
+	$(GO) run ./rootless-tests/programs/provide race
+	CGO_ENABLED=1 $(GO) test -race -timeout 10m $$($(UNIT))
+
+rootless: ## tests on the real kernel; start them as root, usernet itself runs as an ordinary user
+	$(GO) test -timeout 30m ./rootless-tests/
+
+fuzz: ## every fuzz target for T=3s, say T=10m
+	GO="$(GO)" tools/fuzz.sh $(T)
+
+bench: ## compare with the kernel's loopback, slirp4netns and pasta; flags in ARGS, say ARGS=--quick
+	@mkdir -p bench-out
+	$(GO) run ./rootless-tests/bench --json bench-out/bench.json $(ARGS)
+
+bench-plot: ## draw bench-out/bench.json, made by bench, as bench-out/bench.svg
+	$(GO) run ./rootless-tests/bench --from bench-out/bench.json --plot bench-out/bench.svg
+
+requirements: ## write docs/REQUIREMENTS.md anew from the tests
+	UPDATE_REQUIREMENTS=1 $(GO) test -count=1 -run TestRequirements ./internal/deptest/
+
+clean: ## remove what was built
+	rm -rf bin bench-out
