@@ -15,8 +15,12 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
-// ErrClosed is the cause of every error after Close.
-var ErrClosed = errors.New("control is closed")
+var (
+	// ErrClosed is the cause of every error after Close.
+	ErrClosed = errors.New("control is closed")
+	// ErrNotPublished is the cause when Unpublish names a port that is not published.
+	ErrNotPublished = errors.New("it is not published")
+)
 
 // Config is what a Control is made of.
 type Config struct {

@@ -130,7 +130,7 @@ func (s *supervisor) unpublish(specs []portfwd.Spec) error {
 			}
 		}
 		if len(gone) == n {
-			return fmt.Errorf("unpublish %s: it is not published; usernet port ls shows what is", q)
+			return fmt.Errorf("unpublish %s: %w; usernet port ls shows what is", q, ErrNotPublished)
 		}
 	}
 	var left []portfwd.Listener

@@ -1,0 +1,31 @@
+// Package registry lets the commands of one user find that user's running sandboxes and talk to them.
+//
+// # Theory of operation
+//
+// A sandbox that is not part of a daemon is known by a directory that its shim makes and removes:
+//
+//	$XDG_RUNTIME_DIR/usernet/         0700, this user's; else /run/user/UID/usernet, /tmp/usernet-UID
+//	    .lock                         held while a directory below is made or removed
+//	    web/                          0700, one per sandbox, named by its id
+//	        lock                      write-locked by the shim for as long as it lives
+//	        state.json                what does not change: Entry
+//	        control.sock              0600, HTTP and JSON: what does change, ports and counters
+//
+// A sandbox lives when its lock is held. The kernel lets go of a lock when its holder dies in any way, so no
+// process id is ever trusted, and whoever lists removes what the dead have left. The locks are
+// open file description locks (fcntl(2), F_OFD_SETLK): they can be tested without being taken, so
+// that a lister never makes a starting shim believe that its name is in use.
+//
+// # Trust
+//
+// Everything below the directory is believed, so the directory must be nobody else's: a symlink, a
+// foreign owner, or a group or world that may write is refused, never repaired (LU-04). The way goes through os.Root
+// from there on. Ids are names of files and are checked before they touch a path (LU-07). The
+// server asks the kernel who connects (SO_PEERCRED) and serves the same user only, whatever the modes say
+// (LU-01).
+//
+// # Limits
+//
+// 1 MiB for a request body and for state.json, 16 KiB and 10 s for a request's header, 30 s for a request,
+// 1024 connections (LU-06).
+package registry

@@ -1,0 +1,168 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// Names of the files, see the package comment.
+const (
+	dirLock    = ".lock"
+	lockName   = "lock"
+	stateName  = "state.json"
+	socketName = "control.sock"
+)
+
+// Registration is a sandbox's place in the directory, its shim's to hold.
+type Registration struct {
+	d    *Dir
+	id   string
+	lock *os.File
+
+	server *http.Server // nil until Serve
+	wg     sync.WaitGroup
+	once   sync.Once
+	err    error // of Close
+}
+
+// Reserve takes an id, before the sandbox is started. The error wraps ErrExists when a running sandbox
+// has it.
+func (d *Dir) Reserve(id string) (*Registration, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	all, err := lockFile(d.root, dirLock, true)
+	if err != nil {
+		return nil, fmt.Errorf("register sandbox %s: %w", id, err)
+	}
+	defer all.Close()
+	if err := d.root.Mkdir(id, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("register sandbox %s: %w", id, err)
+	}
+	lock, err := lockFile(d.root, filepath.Join(id, lockName), false)
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("register sandbox %s: %w; choose another --name, usernet ps shows which there are", id, ErrExists)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("register sandbox %s: %w", id, err)
+	}
+	// What a dead one of the same id has left.
+	for _, name := range []string{stateName, socketName} {
+		if err := d.root.RemoveAll(filepath.Join(id, name)); err != nil {
+			lock.Close()
+			return nil, fmt.Errorf("register sandbox %s: remove stale %s: %w", id, name, err)
+		}
+	}
+	// Its own handle, so that the Dir may be closed.
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("register sandbox %s: %w", id, err)
+	}
+	return &Registration{d: &Dir{d.path, root}, id: id, lock: lock}, nil
+}
+
+// Serve shows the sandbox to others and answers their requests until Close. It is called once. e.ID is set
+// to the reserved one.
+func (r *Registration) Serve(e Entry, s Sandbox, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	e.ID = r.id
+	b, err := json.MarshalIndent(e, "", "\t")
+	if err != nil {
+		return fmt.Errorf("register sandbox %s: %w", r.id, err)
+	}
+	l, err := listen(r.d, r.id)
+	if err != nil {
+		return fmt.Errorf("register sandbox %s: %w", r.id, err)
+	}
+	// Last, and whole at once: who sees it finds the socket.
+	state := filepath.Join(r.id, stateName)
+	if err := r.d.root.WriteFile(state+".new", b, 0o600); err == nil {
+		err = r.d.root.Rename(state+".new", state)
+	}
+	if err != nil {
+		l.Close()
+		return fmt.Errorf("register sandbox %s: write state: %w", r.id, err)
+	}
+	r.server = newServer(e, s, log)
+	r.wg.Go(func() {
+		if err := r.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("control socket ended", "err", err)
+		}
+	})
+	return nil
+}
+
+func listen(d *Dir, id string) (net.Listener, error) {
+	path, done, err := d.socketPath(id)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// Close removes it by the directory.
+	l.SetUnlinkOnClose(false)
+	if err := d.root.Chmod(filepath.Join(id, socketName), 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return newLimitListener(l, maxConns), nil
+}
+
+// maxSocketPath is the length of sockaddr_un.sun_path less its final zero.
+const maxSocketPath = 107
+
+// socketPath is where to bind or connect to a sandbox's socket. A path too long for a socket's address goes by the
+// directory's descriptor, which done closes.
+func (d *Dir) socketPath(id string) (path string, done func(), err error) {
+	path = filepath.Join(d.path, id, socketName)
+	if len(path) <= maxSocketPath {
+		return path, func() {}, nil
+	}
+	f, err := d.root.Open(id)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", f.Fd(), socketName), func() { f.Close() }, nil
+}
+
+// Close ends the requests under way, removes the sandbox from the directory and gives its id back. It
+// is safe to call more than once.
+func (r *Registration) Close() error {
+	r.once.Do(func() {
+		if r.server != nil {
+			r.server.Close()
+			r.wg.Wait()
+		}
+		r.err = r.d.remove(r.id, r.lock)
+		r.d.Close()
+	})
+	return r.err
+}
+
+// remove deletes a sandbox's directory and then closes lock, which the caller holds.
+func (d *Dir) remove(id string, lock *os.File) error {
+	defer lock.Close()
+	all, err := lockFile(d.root, dirLock, true)
+	if err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", id, err)
+	}
+	defer all.Close()
+	if err := d.root.RemoveAll(id); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", id, err)
+	}
+	return nil
+}

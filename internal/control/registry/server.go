@@ -1,0 +1,265 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/control"
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/spec"
+)
+
+// Limits of LU-06. Connections are as many as a client that opens 500 and says nothing leaves room beside.
+const (
+	maxBody       = 1 << 20
+	maxHeader     = 16 << 10
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 30 * time.Second
+	idleTimeout   = 60 * time.Second
+	maxConns      = 1024
+)
+
+// Sandbox is what stands behind the socket; a control.Control is one.
+type Sandbox interface {
+	Ports() []portfwd.Spec
+	Publish(specs []portfwd.Spec) ([]portfwd.Spec, error)
+	Unpublish(specs []portfwd.Spec) error
+	Stats(ctx context.Context) (spec.Stats, error)
+	Status() control.Status
+}
+
+// Live is an Entry with what changes.
+type Live struct {
+	Entry
+	// State is the control's: starting, running, restarting, failed, closed.
+	State string `json:"state"`
+	// DatapathPID is the packet process's, 0 when there is none, and Restarts how many there were before.
+	DatapathPID int `json:"datapath_pid,omitempty"`
+	Restarts    int `json:"restarts"`
+	// Weakened are the layers of the datapath's isolation that this host lacks.
+	Weakened []string       `json:"weakened,omitempty"`
+	Ports    []portfwd.Spec `json:"ports,omitempty"`
+}
+
+// ports is the body of every request and answer about ports.
+type ports struct {
+	Ports []portfwd.Spec `json:"ports"`
+}
+
+// failure is the body of every answer that is not a success, as in Docker's API.
+type failure struct {
+	Message string `json:"message"`
+}
+
+type api struct {
+	entry Entry
+	s     Sandbox
+}
+
+func newServer(e Entry, s Sandbox, log *slog.Logger) *http.Server {
+	a := &api{e, s}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/sandbox", a.sandbox)
+	mux.HandleFunc("GET /v1/stats", a.stats)
+	mux.HandleFunc("GET /v1/ports", a.listPorts)
+	mux.HandleFunc("POST /v1/ports", a.addPorts)
+	mux.HandleFunc("DELETE /v1/ports", a.removePorts)
+	return &http.Server{
+		Handler:           sameUser(mux),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		WriteTimeout:      bodyTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+type peerKey struct{}
+
+// withPeer notes who connected. The kernel remembers it from the moment of connect(2).
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	})
+	if !ok {
+		return ctx
+	}
+	rc, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	if rc.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, int(cred.Uid))
+}
+
+// sameUser serves the user the process runs as and nobody else, root included: who is root can become that user.
+func sameUser(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if uid, ok := r.Context().Value(peerKey{}).(int); !ok || uid != os.Geteuid() {
+			answer(w, http.StatusForbidden, failure{"this sandbox belongs to another user"})
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (a *api) sandbox(w http.ResponseWriter, _ *http.Request) {
+	st := a.s.Status()
+	answer(w, http.StatusOK, Live{
+		Entry: a.entry, State: st.State.String(), DatapathPID: st.PID, Restarts: st.Restarts,
+		Weakened: st.Hello.Confine.Weakened(), Ports: a.s.Ports(),
+	})
+}
+
+func (a *api) stats(w http.ResponseWriter, r *http.Request) {
+	st, err := a.s.Stats(r.Context())
+	if err != nil {
+		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
+		return
+	}
+	answer(w, http.StatusOK, st)
+}
+
+func (a *api) listPorts(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, ports{a.s.Ports()})
+}
+
+func (a *api) addPorts(w http.ResponseWriter, r *http.Request) {
+	q, ok := readPorts(w, r)
+	if !ok {
+		return
+	}
+	bound, err := a.s.Publish(q.Ports)
+	if err != nil {
+		answer(w, status(err), failure{err.Error()})
+		return
+	}
+	answer(w, http.StatusCreated, ports{bound})
+}
+
+func (a *api) removePorts(w http.ResponseWriter, r *http.Request) {
+	q, ok := readPorts(w, r)
+	if !ok {
+		return
+	}
+	if err := a.s.Unpublish(q.Ports); err != nil {
+		answer(w, status(err), failure{err.Error()})
+		return
+	}
+	answer(w, http.StatusOK, ports{a.s.Ports()})
+}
+
+// readPorts reads a request's body, or answers what is wrong with it.
+func readPorts(w http.ResponseWriter, r *http.Request) (ports, bool) {
+	var q ports
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(&q)
+	if err == nil {
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			err = nil
+		} else if err == nil {
+			err = errors.New("more than one value")
+		}
+	}
+	var long *http.MaxBytesError
+	switch {
+	case errors.As(err, &long):
+		answer(w, http.StatusRequestEntityTooLarge, failure{fmt.Sprintf("the body is longer than %d bytes", long.Limit)})
+	case err != nil:
+		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("read ports: %v", err)})
+	case len(q.Ports) == 0:
+		answer(w, http.StatusBadRequest, failure{"read ports: there are none"})
+	default:
+		return q, true
+	}
+	return q, false
+}
+
+// status maps the kinds of errors of a Sandbox.
+func status(err error) int {
+	switch {
+	case errors.Is(err, control.ErrNotPublished):
+		return http.StatusNotFound
+	case errors.Is(err, control.ErrClosed):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, syscall.EADDRINUSE):
+		return http.StatusConflict
+	case errors.Is(err, syscall.EACCES):
+		return http.StatusForbidden
+	}
+	return http.StatusBadRequest
+}
+
+func answer(w http.ResponseWriter, code int, body any) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		code, b = http.StatusInternalServerError, []byte(`{"message":"encode answer"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
+}
+
+// limitListener accepts no more than so many connections at a time; the others wait in the backlog.
+type limitListener struct {
+	net.Listener
+	slots chan struct{}
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newLimitListener(l net.Listener, n int) *limitListener {
+	return &limitListener{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (l *limitListener) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitConn{UnixConn: c.(*net.UnixConn), free: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// Close implements net.Listener.
+func (l *limitListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return l.Listener.Close()
+}
+
+// limitConn gives its slot back when it is closed.
+type limitConn struct {
+	*net.UnixConn
+	free func()
+}
+
+// Close implements net.Conn.
+func (c *limitConn) Close() error {
+	defer c.free()
+	return c.UnixConn.Close()
+}
