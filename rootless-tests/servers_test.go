@@ -1,11 +1,13 @@
 package rootlesstests
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/usernet/usernet/rootless-tests/rig"
 )
@@ -67,4 +69,82 @@ func serveEcho(t testing.TB, n *rig.Node, at netip.Addr) netip.AddrPort {
 	return serveTCP(t, n, at, func(c *net.TCPConn) {
 		_, _ = io.Copy(c, c) // the client sees what goes wrong
 	})
+}
+
+// datagram is one that a server got.
+type datagram struct {
+	from    netip.AddrPort
+	payload string
+}
+
+// udpServer answers datagrams and remembers them.
+type udpServer struct {
+	at   netip.AddrPort
+	conn *net.UDPConn
+
+	mu  sync.Mutex
+	got []datagram
+}
+
+// received returns all datagrams up to now.
+func (s *udpServer) received() []datagram {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]datagram(nil), s.got...)
+}
+
+// sources returns the addresses that datagrams came from, by payload.
+func (s *udpServer) sources() map[string]netip.AddrPort {
+	m := map[string]netip.AddrPort{}
+	for _, d := range s.received() {
+		m[d.payload] = d.from
+	}
+	return m
+}
+
+// serve answers until the socket is closed.
+func (s *udpServer) serve(answer func(d datagram) []byte) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := s.conn.ReadFromUDPAddrPort(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // an ICMP error for an answer
+			continue
+		}
+		d := datagram{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), string(buf[:n])}
+		s.mu.Lock()
+		s.got = append(s.got, d)
+		s.mu.Unlock()
+		if answer != nil {
+			_, _ = s.conn.WriteToUDPAddrPort(answer(d), from) // the client sees what goes wrong
+		}
+	}
+}
+
+// listenUDP serves UDP in a node until the test ends. Port 0 is a free one; answer may be nil.
+func listenUDP(t testing.TB, n *rig.Node, where netip.AddrPort, answer func(d datagram) []byte) *udpServer {
+	t.Helper()
+	c := n.ListenUDP(t, where)
+	if err := errors.Join(c.SetDeadline(time.Time{}), c.SetReadBuffer(4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	s := &udpServer{at: addrOf(t, c.LocalAddr()), conn: c}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.serve(answer) })
+	t.Cleanup(func() {
+		c.Close()
+		wg.Wait()
+	})
+	return s
+}
+
+// sendBack is an answer.
+func sendBack(d datagram) []byte { return []byte(d.payload) }
+
+// serveUDP sends datagrams back, from a free port of an address.
+func serveUDP(t testing.TB, n *rig.Node, where netip.Addr) netip.AddrPort {
+	t.Helper()
+	return listenUDP(t, n, netip.AddrPortFrom(where, 0), sendBack).at
 }

@@ -2,6 +2,7 @@ package rig
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -185,6 +186,10 @@ func (s *space) up(dev string, addrs ...netip.Prefix) error {
 		}
 		if p.Addr().Is6() {
 			a.Flags = unix.IFA_F_NODAD
+		}
+		if p.Addr() == H26 {
+			// Deprecated: the host itself speaks from H6.
+			a.PreferedLft, a.ValidLft = 0, math.MaxUint32
 		}
 		if err := s.handle.AddrAdd(l, a); err != nil {
 			return fmt.Errorf("add %v to %s: %w", p, dev, err)

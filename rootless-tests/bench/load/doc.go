@@ -21,7 +21,7 @@
 //
 //	E  echo: the server returns every byte, also this one
 //	U  upload: a streamHeader follows, then data; at the end of the window the server sends a streamResult
-//	D  download: a streamHeader follows; the server sends data for the warm-up and the window, and closes
+//	D  download: a streamHeader follows; the server sends data until the client closes its direction
 //	I  idle: the server returns the byte and keeps the connection until it is told to drop those it keeps
 //
 // One UDP port echoes, a second one counts.

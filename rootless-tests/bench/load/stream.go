@@ -3,6 +3,7 @@ package load
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -165,8 +166,12 @@ func download(to netip.AddrPort, h streamHeader) (r streamResult, err error) {
 		return r, err
 	}
 	buf := make([]byte, chunk)
-	if r, err = receive(c, h, buf); err == nil {
-		drain(c, buf)
+	if r, err = receive(c, h, buf); err != nil {
+		return r, err
 	}
-	return r, err
+	if err := unix.Shutdown(int(c), unix.SHUT_WR); err != nil {
+		return r, fmt.Errorf("close direction: %w", err)
+	}
+	drain(c, buf)
+	return r, nil
 }
