@@ -28,9 +28,6 @@ func (s State) String() string {
 	return fmt.Sprintf("State(%d)", uint8(s))
 }
 
-// final reports whether nothing follows s.
-func (s State) final() bool { return s == Failed || s == Closed }
-
 // setState is the supervisor's; it tells whoever asked to be told.
 func (c *Control) setState(to State) {
 	c.mu.Lock()

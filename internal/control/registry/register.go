@@ -87,7 +87,7 @@ func (r *Registration) Serve(e Entry, s Sandbox, log *slog.Logger) error {
 	}
 	// Last, and whole at once: who sees it finds the socket.
 	state := filepath.Join(r.id, stateName)
-	if err := r.d.root.WriteFile(state+".new", b, 0o600); err == nil {
+	if err = r.d.root.WriteFile(state+".new", b, 0o600); err == nil {
 		err = r.d.root.Rename(state+".new", state)
 	}
 	if err != nil {

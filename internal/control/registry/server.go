@@ -7,14 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
-	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/portfwd"
@@ -86,27 +82,6 @@ func newServer(e Entry, s Sandbox, log *slog.Logger) *http.Server {
 		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-}
-
-type peerKey struct{}
-
-// withPeer notes who connected. The kernel remembers it from the moment of connect(2).
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(interface {
-		SyscallConn() (syscall.RawConn, error)
-	})
-	if !ok {
-		return ctx
-	}
-	rc, err := u.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	if rc.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, int(cred.Uid))
 }
 
 // sameUser serves the user the process runs as and nobody else, root included: who is root can become that user.
@@ -217,49 +192,4 @@ func answer(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
-}
-
-// limitListener accepts no more than so many connections at a time; the others wait in the backlog.
-type limitListener struct {
-	net.Listener
-	slots chan struct{}
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newLimitListener(l net.Listener, n int) *limitListener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
-}
-
-// Accept implements net.Listener.
-func (l *limitListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitConn{UnixConn: c.(*net.UnixConn), free: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-// Close implements net.Listener.
-func (l *limitListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return l.Listener.Close()
-}
-
-// limitConn gives its slot back when it is closed.
-type limitConn struct {
-	*net.UnixConn
-	free func()
-}
-
-// Close implements net.Conn.
-func (c *limitConn) Close() error {
-	defer c.free()
-	return c.UnixConn.Close()
 }
