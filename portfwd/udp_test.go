@@ -107,8 +107,6 @@ func TestUDPOneClientTwoAddresses(t *testing.T) {
 	}
 }
 
-func localPort0(c *net.UDPConn) uint16 { return c.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
-
 func TestUDPFamilies(t *testing.T) {
 	e := &memEmitter{echo: true, got: make(chan datagram, 8)}
 	r := newRig(t, nil, e, Limits{})

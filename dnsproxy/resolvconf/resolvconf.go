@@ -118,6 +118,9 @@ func parseSearch(words []string) []string {
 	for _, w := range words {
 		if w != "." {
 			w = strings.TrimSuffix(w, ".")
+			if strings.HasSuffix(w, ".") {
+				continue // an empty label
+			}
 		}
 		if len(w) == 0 || len(w) > 253 || len(out) == maxSearch || !printable(w) {
 			continue

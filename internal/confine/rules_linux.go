@@ -22,13 +22,9 @@ var plain = []uint32{
 }
 
 // goThread are the flags with which the Go runtime makes a thread (runtime/os_linux.go, cloneFlags), to which
-// some architectures add CLONE_SETTLS. Anything else is a
+// amd64 adds CLONE_SETTLS in assembly (runtime/sys_linux_amd64.s, clone). Anything else is a
 // process or a namespace. clone3 passes its flags in memory, where no filter sees them, and is not allowed.
 const goThread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
-
-// threadFlags are the ways to make a thread.
-// On amd64 the runtime adds CLONE_SETTLS in assembly (runtime/sys_linux_amd64.s, clone).
-var threadFlags = []uint64{goThread, goThread | unix.CLONE_SETTLS}
 
 const all = ^uint64(0)
 

@@ -18,9 +18,8 @@ import (
 type fakeBackend struct {
 	o Options
 
-	mu     sync.Mutex
-	log    []string
-	closed bool
+	mu  sync.Mutex
+	log []string
 }
 
 func newFake(n spec.Network, o Options) (Backend, error) {

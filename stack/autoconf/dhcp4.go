@@ -1,7 +1,6 @@
 package autoconf
 
 import (
-	"bytes"
 	"math"
 	"net"
 	"net/netip"
@@ -187,7 +186,7 @@ func (s *Server) send4(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, addr netip.Add
 
 // addrOf translates an address of the codec's; 0.0.0.0 and none are the zero Addr.
 func addrOf(a net.IP) netip.Addr {
-	if a4 := a.To4(); a4 != nil && !bytes.Equal(a4, net.IPv4zero.To4()) {
+	if a4 := a.To4(); a4 != nil && !a4.Equal(net.IPv4zero) {
 		return netip.AddrFrom4([4]byte(a4))
 	}
 	return netip.Addr{}
