@@ -86,7 +86,8 @@ func (s *sandbox) messages() string {
 	var all strings.Builder
 	for _, p := range s.started {
 		if m := p.messages(); m != "" {
-			fmt.Fprintf(&all, "\n%s: %s", filepath.Base(p.cmd.Path), m)
+			lines := strings.Split(m, "\n")
+			fmt.Fprintf(&all, "; %s says: %s", filepath.Base(p.cmd.Path), lines[len(lines)-1])
 		}
 	}
 	return all.String()

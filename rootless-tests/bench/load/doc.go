@@ -20,8 +20,9 @@
 // The first byte of a TCP connection selects what the server does with it:
 //
 //	E  echo: the server returns every byte, also this one
-//	U  upload: a streamHeader follows, then data; at the end of the window the server sends a streamResult
-//	D  download: a streamHeader follows; the server sends data until the client closes its direction
+//	U  upload: a streamHeader follows, then data; at the end of the window the server sends a streamResult,
+//	   and the client resets the connection
+//	D  download: a streamHeader follows; the server sends data until the client resets the connection
 //	I  idle: the server returns the byte and keeps the connection until it is told to drop those it keeps
 //
 // One UDP port echoes, a second one counts.

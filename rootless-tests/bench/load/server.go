@@ -113,29 +113,22 @@ func (v *server) serve(c socket, buf []byte) (keep bool) {
 		if err != nil || c.write(res.encode()) != nil {
 			return false
 		}
-		drain(c, buf)
+		for n := 1; n > 0 && err == nil; { // until the client resets the connection
+			n, err = c.read(buf)
+		}
 	case cmdDownload:
 		h, err := readHeader(c)
 		if err != nil {
 			return false
 		}
-		send(c, h, buf)
+		// The client goes when it has enough. Its clock starts later than ours, nobody knows how much.
+		for end := time.Now().Add(h.Warm + h.Window + ioTimeout); time.Now().Before(end); {
+			if c.write(buf) != nil {
+				return false
+			}
+		}
 	}
 	return false
-}
-
-// send sends until the receiver closes its direction. Its clock starts later than ours, and by how much is not
-// known; so it says when it has enough. Looking costs a system call for each 128 KiB.
-func send(c socket, h streamHeader, buf []byte) {
-	var b [1]byte
-	for end := time.Now().Add(h.Warm + h.Window + ioTimeout); time.Now().Before(end); {
-		if c.write(buf) != nil {
-			return
-		}
-		if n, _, err := unix.Recvfrom(int(c), b[:], unix.MSG_DONTWAIT); n == 0 && err == nil {
-			return
-		}
-	}
 }
 
 // drop closes the idle connections and says how many there were.

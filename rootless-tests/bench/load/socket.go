@@ -148,6 +148,13 @@ func (s socket) readFull(b []byte) error {
 
 func (s socket) close() { _ = unix.Close(int(s)) }
 
+// reset closes a connection and forgets what is queued: what a slow path still had to carry would be measured
+// with whatever comes next.
+func (s socket) reset() {
+	_ = unix.SetsockoptLinger(int(s), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	s.close()
+}
+
 // retry repeats f while signals interrupt it, as the Go runtime's own do.
 func retry(f func() error) error {
 	for {

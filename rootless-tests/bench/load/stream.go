@@ -3,7 +3,6 @@ package load
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -97,15 +96,6 @@ func receive(c socket, h streamHeader, buf []byte) (r streamResult, err error) {
 	}
 }
 
-// drain reads to the end of the stream, so that closing does not reset it.
-func drain(c socket, buf []byte) {
-	for {
-		if n, err := c.read(buf); n == 0 || err != nil {
-			return
-		}
-	}
-}
-
 // streams runs n streams at once and sums them up: bytes per second and all bytes.
 func streams(to netip.AddrPort, down bool, n int, h streamHeader) (rate float64, total uint64, err error) {
 	results, errs := make([]streamResult, n), make([]error, n)
@@ -134,7 +124,7 @@ func upload(to netip.AddrPort, h streamHeader) (r streamResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	defer c.close()
+	defer c.reset()
 	if err := c.write(append([]byte{cmdUpload}, h.encode()...)); err != nil {
 		return r, err
 	}
@@ -145,7 +135,6 @@ func upload(to netip.AddrPort, h streamHeader) (r streamResult, err error) {
 		for buf := make([]byte, chunk); !done.Load() && sent == nil; {
 			sent = c.write(buf)
 		}
-		_ = unix.Shutdown(int(c), unix.SHUT_WR)
 	})
 	// The receiver's silence lasts the whole stream, longer than ioTimeout may be.
 	tv := unix.NsecToTimeval(int64(h.Warm + h.Window + ioTimeout))
@@ -161,17 +150,9 @@ func download(to netip.AddrPort, h streamHeader) (r streamResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	defer c.close()
+	defer c.reset()
 	if err := c.write(append([]byte{cmdDownload}, h.encode()...)); err != nil {
 		return r, err
 	}
-	buf := make([]byte, chunk)
-	if r, err = receive(c, h, buf); err != nil {
-		return r, err
-	}
-	if err := unix.Shutdown(int(c), unix.SHUT_WR); err != nil {
-		return r, fmt.Errorf("close direction: %w", err)
-	}
-	drain(c, buf)
-	return r, nil
+	return receive(c, h, make([]byte, chunk))
 }
