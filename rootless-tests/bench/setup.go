@@ -9,10 +9,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/usernet/usernet/rootless-tests/bench/report"
+	"github.com/usernet/usernet/rootless-tests/programs"
 )
 
 // The hidden first words of the process started again; see the package comment.
@@ -34,7 +34,7 @@ const (
 
 // start builds, becomes an ordinary user, and returns what the rest measured.
 func start(o options, args []string) (*report.Result, error) {
-	if err := provide(); err != nil {
+	if err := programs.Provide(os.Stderr, programs.Bench); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "usernet-bench-")
@@ -78,34 +78,6 @@ func collect(cmd *exec.Cmd) (*report.Result, error) {
 		return nil, fmt.Errorf("measure: %w", err)
 	}
 	return result, readErr
-}
-
-// provide installs the peers, or names those that are missing.
-func provide() error {
-	missing := map[string]string{"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3"}
-	for program := range missing {
-		if _, err := exec.LookPath(program); err == nil {
-			delete(missing, program)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	var packages []string
-	for _, p := range missing {
-		packages = append(packages, p)
-	}
-	list := strings.Join(packages, " ")
-	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
-		return fmt.Errorf("find peers: not installed: %s; install them, as root on Debian by `apt-get install %[1]s`", list)
-	}
-	cmd := exec.Command("apt-get", append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("install %s: %w; run `apt-get update` and try again", list, err)
-	}
-	return nil
 }
 
 // build puts the programs into dir: this one, the relay and usernet.

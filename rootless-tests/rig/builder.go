@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet/internal/sys"
+	"github.com/usernet/usernet/rootless-tests/programs"
 )
 
 // builder makes the rig and waits for the tests.
@@ -26,7 +27,7 @@ type builder struct {
 
 // build is the life of the builder; args are those of the tests.
 func build(args []string) (int, error) {
-	if err := installTools(); err != nil {
+	if err := programs.Provide(os.Stderr, programs.Tests); err != nil {
 		return 1, err
 	}
 	dir, err := os.MkdirTemp("", "usernet-rig-")
