@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,13 @@ func (b *fakeBackend) note(format string, args ...any) {
 	b.log = append(b.log, fmt.Sprintf(format, args...))
 }
 
+// told returns what it remembers.
+func (b *fakeBackend) told() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.log)
+}
+
 func (b *fakeBackend) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
 	defer f.Close()
 	switch ep.ID {
@@ -50,6 +58,7 @@ func (b *fakeBackend) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error 
 	case "event":
 		b.o.Event(Event{Kind: EventEndpointDown, ID: ep.ID, Cause: "gone"})
 	}
+	b.o.Log.Debug("attach", "endpoint", ep.ID) // the first line after the isolation
 	b.note("attach %s %s", ep.ID, info.Name)
 	_, err := f.WriteString("attached")
 	return err

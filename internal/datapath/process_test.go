@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 func testConfig(stderr *os.File) Config {
-	return Config{Args: []string{"usernet", datapathRole}, Stderr: stderr, Level: slog.LevelWarn, KillOnDenied: true}
+	return Config{Args: []string{"usernet", datapathRole}, Stderr: stderr, Level: slog.LevelDebug, KillOnDenied: true}
 }
 
 // start starts a datapath that is killed at the end of the test at the latest. Its log is in the file.

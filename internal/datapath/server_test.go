@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,8 +25,8 @@ import (
 // loop is both ends of the socket in one process.
 type loop struct {
 	*Process
-	backend *fakeBackend // after configure
-	served  chan error   // what serve returned
+	backend atomic.Pointer[fakeBackend] // after configure
+	served  chan error                  // what serve returned
 	events  chan Event
 }
 
@@ -52,7 +53,7 @@ func newLoop(t *testing.T) *loop {
 	s := newServer(theirs, func(n spec.Network, o Options) (Backend, error) {
 		f, err := newFake(n, o)
 		if err == nil {
-			l.backend = f.(*fakeBackend)
+			l.backend.Store(f.(*fakeBackend))
 		}
 		return f, err
 	}, confine.Report{LandlockABI: 6}, slog.New(slog.DiscardHandler))
@@ -116,7 +117,7 @@ func TestRequestsReachBackend(t *testing.T) {
 		"dns [[fe80::1%3]:53] map[]", "attach e eth0", "publish p 127.0.0.1:5000:80/tcp e", "capture true",
 		"host changed", "unpublish p", "detach e", "close",
 	}
-	if d := cmp.Diff(want, l.backend.log); d != "" {
+	if d := cmp.Diff(want, l.backend.Load().told()); d != "" {
 		t.Error(d)
 	}
 }
@@ -150,7 +151,7 @@ func TestRefusalLeavesProcessAlive(t *testing.T) {
 	if err := l.HostChanged(ctx); err != nil {
 		t.Errorf("after all that: %v", err)
 	}
-	if d := cmp.Diff([]string{"host changed"}, l.backend.log); d != "" {
+	if d := cmp.Diff([]string{"host changed"}, l.backend.Load().told()); d != "" {
 		t.Error(d)
 	}
 }
@@ -245,7 +246,7 @@ func FuzzMessage(f *testing.F) {
 		for _, configured := range []bool{false, true} {
 			s := &server{new: newFake, log: slog.New(slog.DiscardHandler), events: make(chan Event, 1)}
 			if configured {
-				s.backend = &fakeBackend{o: Options{Event: s.event}}
+				s.backend = &fakeBackend{o: Options{Event: s.event, Log: s.log}}
 			}
 			var file *os.File
 			if withFile {
