@@ -55,10 +55,17 @@ func TestMain(m *testing.M) {
 			os.Exit(shellMain(os.Args[2:]))
 		}
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && !fuzzing() {
 		os.Exit(asOrdinaryUser())
 	}
 	os.Exit(m.Run())
+}
+
+// fuzzing reports whether this is the fuzzer or a worker of it. Its files are those of whoever started it.
+func fuzzing() bool {
+	return slices.ContainsFunc(os.Args, func(a string) bool {
+		return strings.HasPrefix(a, "-test.fuzz=") || strings.HasPrefix(a, "-test.fuzzworker")
+	})
 }
 
 // asOrdinaryUser makes the TAP usable, as an administrator would, and runs the tests again without root.
