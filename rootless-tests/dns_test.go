@@ -299,11 +299,9 @@ func TestDN10(t *testing.T) {
 	for _, s := range servers {
 		s.setSilent(true)
 	}
+	began = time.Now()
 	done := make(chan string)
-	go func() {
-		began = time.Now()
-		done <- dig(t, sb, unique())
-	}()
+	go func() { done <- dig(t, sb, unique()) }()
 	var took []time.Duration
 	for {
 		select {
