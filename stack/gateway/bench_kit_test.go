@@ -178,6 +178,7 @@ type segment struct {
 	l4     []byte
 	window uint16
 	opts   []byte
+	gso    int // payload bytes of each segment this one is to be cut into; 0: not to be cut
 }
 
 func (s segment) id() uint16 { return binary.BigEndian.Uint16(s.l4[4:]) }
@@ -206,7 +207,7 @@ func decode(f l2.Frame) (s segment, err error) {
 	if s.Src.Addr().Is4() {
 		at = int(b[0]&15) * 4
 	}
-	s.l4 = b[at:]
+	s.l4, s.gso = b[at:], int(f.VNet.GSOSize)
 	if s.Proto == ip.TCP {
 		s.window = binary.BigEndian.Uint16(s.l4[14:])
 		s.opts = s.l4[20 : int(s.l4[12]>>4)*4]

@@ -264,7 +264,7 @@ type outside struct {
 	l *net.TCPListener
 }
 
-func newOutside(t *testing.T) *outside {
+func newOutside(t testing.TB) *outside {
 	t.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -278,7 +278,7 @@ func (o *outside) dial(ctx context.Context, network string, _ netip.Addr, _ neti
 	return dialHost(ctx, network, netip.Addr{}, o.l.Addr().(*net.TCPAddr).AddrPort())
 }
 
-func (o *outside) accept(t *testing.T) *net.TCPConn {
+func (o *outside) accept(t testing.TB) *net.TCPConn {
 	t.Helper()
 	o.l.SetDeadline(time.Now().Add(10 * time.Second))
 	c, err := o.l.AcceptTCP()

@@ -277,6 +277,13 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 	}
 }
 
+// The least path MTU that is believed. Below it netstack would cut a stream into segments down to one byte
+// each, at our cost and on the container's word alone.
+const (
+	minPathMTU4 = 552  // Linux, net.ipv4.route.min_pmtu
+	minPathMTU6 = 1280 // RFC 8201 §4
+)
+
 // inputError passes an ICMP error about one of our TCP segments to netstack. Errors about UDP end
 // here: RFC 4787 REQ-12 forbids that they change a mapping, and no one outside needs them.
 func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
@@ -286,6 +293,14 @@ func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
 		return
 	}
 	if q.Proto != ip.TCP || q.Dst.Addr() != p.Src {
+		g.drops.Add(drop.ICMPUnmatched)
+		return
+	}
+	least := minPathMTU4
+	if p.Is6() {
+		least = minPathMTU6
+	}
+	if q.Kind == ip.FragNeeded && q.MTU < least {
 		g.drops.Add(drop.ICMPUnmatched)
 		return
 	}

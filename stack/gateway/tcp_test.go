@@ -322,7 +322,7 @@ func TestClose(t *testing.T) {
 }
 
 // waitFor polls a condition that has no event to wait for.
-func waitFor(t *testing.T, cond func() bool) {
+func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
