@@ -26,6 +26,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,6 +123,7 @@ type options struct {
 	window, warm time.Duration
 	idle         int
 	startUps     int
+	only         []string
 }
 
 func parseOptions(args []string) (o options, err error) {
@@ -138,6 +140,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.DurationVar(&o.window, "window", 0, "length of each measurement (default 1s, quick 300ms)")
 	fs.IntVar(&o.idle, "idle", 0, "idle connections (default 10000, quick 2000)")
 	fs.IntVar(&o.startUps, "start-ups", 0, "starts of each program (default 41, quick 11)")
+	only := fs.String("only", "", "measure only these, for profiling: "+strings.Join(stepNames(), ", "))
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -148,7 +151,10 @@ func parseOptions(args []string) (o options, err error) {
 	if o.mtus, err = parseMTUs(*mtus); err != nil {
 		return o, err
 	}
-	o.subjects, err = parseSubjects(*subjects)
+	if o.subjects, err = parseSubjects(*subjects); err != nil {
+		return o, err
+	}
+	o.only, err = parseOnly(*only)
 	return o, err
 }
 
@@ -210,4 +216,17 @@ func parseSubjects(s string) (subjects []report.Subject, err error) {
 		return nil, fmt.Errorf("parse --subjects: no subject %q; there are %v", word, report.Subjects)
 	}
 	return subjects, nil
+}
+
+func parseOnly(s string) (names []string, err error) {
+	if s == "" {
+		return stepNames(), nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		if !slices.Contains(stepNames(), name) {
+			return nil, fmt.Errorf("parse --only: nothing is called %q; there are %s", name, strings.Join(stepNames(), ", "))
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }

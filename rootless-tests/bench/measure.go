@@ -39,22 +39,34 @@ type step struct {
 	fails report.Measure
 }
 
-func (m *meter) steps() []step {
-	return []step{
-		{"stream up", stream(false, 1, report.StreamUp, report.CPUUp), report.StreamUp},
-		{"stream down", stream(true, 1, report.StreamDown, report.CPUDown), report.StreamDown},
-		{"4 streams up", stream(false, 4, report.Streams4Up, ""), report.Streams4Up},
-		{"4 streams down", stream(true, 4, report.Streams4Down, ""), report.Streams4Down},
-		{"round trip", roundTrip, report.RoundTrip},
-		{"connect", connect, report.Connect},
-		{"connections", connections, report.Connects},
-		{"UDP round trip", udpTrip, report.UDPTrip},
-		{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
-		{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
-		{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
-		{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
-		{"published round trip", publishedTrip, report.PublishedTrip},
+var steps = []step{
+	{"stream up", stream(false, 1, report.StreamUp, report.CPUUp), report.StreamUp},
+	{"stream down", stream(true, 1, report.StreamDown, report.CPUDown), report.StreamDown},
+	{"4 streams up", stream(false, 4, report.Streams4Up, ""), report.Streams4Up},
+	{"4 streams down", stream(true, 4, report.Streams4Down, ""), report.Streams4Down},
+	{"round trip", roundTrip, report.RoundTrip},
+	{"connect", connect, report.Connect},
+	{"connections", connections, report.Connects},
+	{"UDP round trip", udpTrip, report.UDPTrip},
+	{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
+	{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
+	{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
+	{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
+	{"published round trip", publishedTrip, report.PublishedTrip},
+}
+
+// The other two are not in rounds: they have sandboxes of their own.
+const (
+	idleStep    = "idle connections"
+	startUpStep = "start-up"
+)
+
+// stepNames are what --only knows.
+func stepNames() (names []string) {
+	for _, st := range steps {
+		names = append(names, st.name)
 	}
+	return append(names, idleStep, startUpStep)
 }
 
 // measureAll is the last of the bench's steps: it measures and writes the result to resultFD.
@@ -71,9 +83,13 @@ func measureAll(dir string, args []string) error {
 		return err
 	}
 	m.rounds()
-	m.measureIdle()
-	progress("start-up")
-	m.measureStartUps(o.startUps)
+	if slices.Contains(o.only, idleStep) {
+		m.measureIdle()
+	}
+	if slices.Contains(o.only, startUpStep) {
+		progress(startUpStep)
+		m.measureStartUps(o.startUps)
+	}
 	m.compareTool()
 	progress("")
 	return m.result.Write(os.NewFile(resultFD, "result"))
@@ -112,7 +128,10 @@ func (m *meter) rounds() {
 		}
 	}
 	for round := range m.repeat {
-		for _, st := range m.steps() {
+		for _, st := range steps {
+			if !slices.Contains(m.only, st.name) {
+				continue
+			}
 			progress(fmt.Sprintf("round %d of %d: %s", round+1, m.repeat, st.name))
 			for i := range m.sandboxes {
 				m.take(st, m.sandboxes[(i+round)%len(m.sandboxes)])
@@ -256,7 +275,7 @@ func (m *meter) measureIdle() {
 		if subject == report.Kernel {
 			continue // it has no process
 		}
-		progress("idle connections: " + string(subject))
+		progress(idleStep + ": " + string(subject))
 		if err := m.idleOf(subject); err != nil {
 			m.result.Fail(subject, 0, report.IdleBytes, err.Error())
 		}
