@@ -56,18 +56,25 @@ func (o *runOptions) resolvConf(p *plan) (string, error) {
 	case o.network == shim.NetworkNone:
 		rc = rc.WithoutLoopback()
 	}
-	if o.search != nil {
-		rc.Search = nil
-		for _, s := range o.search {
-			if s != "." {
-				rc.Search = append(rc.Search, s)
-			}
-		}
-	}
+	rc.Search = o.searchList(rc)
 	if o.options != nil {
 		rc.Options = o.options
 	}
 	return rc.String(), nil
+}
+
+// searchList is that of --dns-search, else the host's.
+func (o *netOptions) searchList(host shim.Resolv) []string {
+	if o.search == nil {
+		return host.Search
+	}
+	var list []string
+	for _, s := range o.search {
+		if s != "." {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // hostResolv reads the host's resolv.conf. A host without one has nothing to say.

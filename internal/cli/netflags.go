@@ -20,6 +20,7 @@ type netOptions struct {
 	mtu          int
 	ipv6         bool
 	dns          []netip.AddrPort
+	search       []string
 	hosts        []extraHost
 	hostLoopback bool
 	metadata     bool
@@ -57,6 +58,8 @@ func addNetFlags(fs *pflag.FlagSet, o *netOptions) {
 	fs.BoolVar(&o.ipv6, "ipv6", true, "Give the sandbox IPv6")
 	fs.Var(&list[netip.AddrPort]{to: &o.dns, parse: one(parseServer), kind: "ip[:port]"}, "dns",
 		"DNS server the network's resolver asks (default those of the host)")
+	fs.Var(&list[string]{to: &o.search, parse: one(parseWord), kind: "domain"}, "dns-search",
+		"Domain for names without a dot; . for none (default those of the host)")
 	fs.Var(&list[extraHost]{to: &o.hosts, parse: one(parseExtraHost), kind: "name:addr"}, "add-host",
 		"Name for an address; host-gateway stands for the host's")
 	fs.BoolVar(&o.hostLoopback, "host-loopback", false,

@@ -55,7 +55,6 @@ type runOptions struct {
 	network  shim.NetworkMode
 	mapping  shim.IDMap
 	hostname string
-	search   []string
 	options  []string
 	env      []string
 	workdir  string
@@ -95,8 +94,6 @@ func (a *app) runCommand() *cobra.Command {
 		"map", "Users inside: root, keep or auto")
 	fs.Var(&value[string]{to: &o.hostname, parse: parseHostname, show: identity, kind: "name"}, "hostname",
 		"Host name inside (default the sandbox's name, else the host's)")
-	fs.Var(&list[string]{to: &o.search, parse: one(parseWord), kind: "domain"}, "dns-search",
-		"Domain for names without a dot; . for none (default those of the host)")
 	fs.Var(&list[string]{to: &o.options, parse: one(parseWord), kind: "option"}, "dns-option",
 		"Option for resolv.conf (default those of the host)")
 	fs.StringArrayVarP(&o.env, "env", "e", nil, "`KEY=VALUE` for CMD's environment; KEY alone takes the value here")

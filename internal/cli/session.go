@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/usernet/usernet/internal/control"
+	"github.com/usernet/usernet/internal/control/registry"
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/internal/shim"
 )
@@ -29,6 +32,7 @@ type session struct {
 	log     *slog.Logger
 
 	capture *os.File // nil without --pcap
+	place   *registry.Registration
 }
 
 // sandboxID is what a sandbox is known by: its name, or twelve random digits, as Docker's short ids.
@@ -43,17 +47,28 @@ func sandboxID(name string) string {
 
 // open makes what is needed before the sandbox and can be refused.
 func (s *session) open() (err error) {
+	d, err := registry.Open()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if s.place, err = d.Reserve(s.id); err != nil {
+		return err
+	}
 	if s.pcap != "" {
 		// Opened here: the datapath sees no file system.
 		s.capture, err = os.OpenFile(s.pcap, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
-			return fmt.Errorf("--pcap: %w", err)
+			return errors.Join(fmt.Errorf("--pcap: %w", err), s.place.Close())
 		}
 	}
 	return nil
 }
 
 func (s *session) close() {
+	if err := s.place.Close(); err != nil {
+		s.log.Warn("sandbox not taken off the list", "id", s.id, "err", err)
+	}
 	if s.capture != nil {
 		if err := s.capture.Close(); err != nil {
 			s.log.Warn("capture not complete", "file", s.pcap, "err", err)
@@ -67,6 +82,12 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	// For guests that configure themselves; the files of a sandbox have it already.
+	host, err := hostResolv()
+	if err != nil {
+		return nil, err
+	}
+	s.plan.network.DNSSearch = s.searchList(host)
 	c, err := control.Start(ctx, control.Config{
 		Network: s.plan.network,
 		DNS:     dns,
@@ -79,6 +100,13 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	e := registry.Entry{
+		Kind: s.kind, ShimPID: os.Getpid(), PID: pid, Addrs: s.plan.endpoint.Addrs,
+		Created: time.Now(), Command: s.command,
+	}
+	if err := s.place.Serve(e, c, s.log); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }

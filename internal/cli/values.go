@@ -132,8 +132,8 @@ func parseMAC(s string) (l2.MAC, error) {
 	return m, nil
 }
 
-// maxName is as long as a file name may be that has a suffix of ours.
-const maxName = 200
+// maxName is the registry's limit.
+const maxName = 64
 
 // parseName reads the name of a sandbox: [a-zA-Z0-9][a-zA-Z0-9_.-]*, as Docker has it for containers.
 func parseName(s string) (string, error) {

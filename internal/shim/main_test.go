@@ -4,14 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/shim/shimtest"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -27,9 +25,6 @@ import (
 
 // The tests run on the real kernel as an ordinary user. The test binary is also every other program they
 // need: init and helper of the package, the shim, a shell with job control.
-
-// testUser has no entry in passwd; nothing needs one but --map auto.
-const testUser = 64321
 
 // shimRole runs a sandbox described by the next argument.
 const shimRole = "test-shim"
@@ -55,67 +50,7 @@ func TestMain(m *testing.M) {
 			os.Exit(shellMain(os.Args[2:]))
 		}
 	}
-	if os.Geteuid() == 0 && !fuzzing() {
-		os.Exit(asOrdinaryUser())
-	}
-	os.Exit(m.Run())
-}
-
-// fuzzing reports whether this is the fuzzer or a worker of it. Its files are those of whoever started it.
-func fuzzing() bool {
-	return slices.ContainsFunc(os.Args, func(a string) bool {
-		return strings.HasPrefix(a, "-test.fuzz=") || strings.HasPrefix(a, "-test.fuzzworker")
-	})
-}
-
-// asOrdinaryUser makes the TAP usable, as an administrator would, and runs the tests again without root.
-func asOrdinaryUser() int {
-	if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "shim-test")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chown(dir, testUser, testUser); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	// go test has put the binary where only root may look.
-	exe := filepath.Join(dir, "shim.test")
-	if err := copyFile(exe, "/proc/self/exe"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	args := slices.DeleteFunc(os.Args, func(a string) bool {
-		return strings.HasPrefix(a, "-test.testlogfile") // in a directory of root's
-	})
-	cmd := exec.Command(exe, args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUser, Gid: testUser}, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "as user:", err)
-		return 1
-	}
-	return 0
-}
-
-func copyFile(to, from string) error {
-	r, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(w, r)
-	return errors.Join(err, w.Close())
+	os.Exit(shimtest.Main(m))
 }
 
 // testConfig is the part of Config that tests vary.
