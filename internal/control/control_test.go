@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -59,6 +61,29 @@ func TestPublishBeforeAttach(t *testing.T) {
 	s := r.publish()
 	r.attach("c1")
 	r.wantFetch(s)
+}
+
+// The ports of an Endpoint that goes are the next one's, and stay bound meanwhile.
+func TestPortsFollowFirstEndpoint(t *testing.T) {
+	r := newRig(t)
+	r.running()
+	r.attach("c1")
+	s := r.publish()
+	r.event("publish")
+	if err := r.Detach("c1"); err != nil {
+		t.Fatal(err)
+	}
+	r.event("unpublish")
+	r.event("detach")
+	if _, err := r.Publish([]portfwd.Spec{s}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("the port is not bound: %v", err)
+	}
+	r.attach("c2")
+	r.event("publish")
+	r.wantFetch(s)
+	if err := r.Detach("c1"); err == nil {
+		t.Error("detached twice")
+	}
 }
 
 // What the datapath refuses is taken back and nothing else suffers.
@@ -161,6 +186,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	for range 3 {
 		cycle()
 	}
+	goleak.VerifyNone(t)
 	// A cycle keeps two files of the test itself: the log and the other end of the TAP.
 	if after := openFiles(t) - 6; after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)

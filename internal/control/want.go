@@ -93,9 +93,19 @@ func (s *supervisor) detach(id string) error {
 	if i < 0 {
 		return errors.New("it is not attached")
 	}
+	if i == 0 {
+		for _, l := range s.want.ports {
+			s.keep("unpublish", s.sendID((*datapath.Process).Unpublish, portID(l.Spec)))
+		}
+	}
 	s.keep("detach", s.sendID((*datapath.Process).Detach, id))
 	s.want.endpoints[i].tap.Close()
 	s.want.endpoints = slices.Delete(s.want.endpoints, i, i+1)
+	if i == 0 {
+		for _, l := range s.want.ports {
+			s.keep("publish", s.sendPort(l))
+		}
+	}
 	return nil
 }
 

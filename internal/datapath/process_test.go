@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/stack/spec"
@@ -208,6 +209,7 @@ func TestProcessLeavesNoDescriptor(t *testing.T) {
 	for range 3 {
 		cycle()
 	}
+	goleak.VerifyNone(t)
 	// Each start has a log file that lives as long as the test.
 	if after := openFiles(t) - 6; after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)

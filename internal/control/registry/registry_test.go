@@ -238,6 +238,7 @@ func TestFallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	defer os.Remove(d.Path()) // stays when there is something in it
 	uid := os.Geteuid()
 	if want := []string{fmt.Sprintf("/run/user/%d/usernet", uid), fmt.Sprintf("/tmp/usernet-%d", uid)}; !slices.Contains(want, d.Path()) {
 		t.Errorf("opened %s, want one of %v", d.Path(), want)
