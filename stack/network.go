@@ -48,6 +48,7 @@ type Network struct {
 	udp     *nat.UDP
 	ping    *nat.Ping
 	dns     *dnsproxy.Server
+	auto    *autoconf.Server
 	publish *portfwd.Forwarder
 	record  atomic.Pointer[recorder] // nil: nothing is captured
 
@@ -96,12 +97,12 @@ func New(n spec.Network, o Options) (*Network, error) {
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
 		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(o.Descriptors), Drops: &nw.drops, Log: o.Log,
 	})
-	auto := autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
-		Lease: nw.lease, Autonomous: nw.autonomous,
+	nw.auto = autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
+		DNSSearch: n.DNSSearch, Lease: nw.lease, Autonomous: nw.autonomous,
 	})
 	err = gw.Use(gateway.Services{
 		Link: nw.uplink.Input, Published: nw.publish.InputUDP, FlushPublished: nw.publish.Flush,
-		Autoconf: auto, DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
+		Autoconf: nw.auto, DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
 	})
 	if err != nil {
 		nw.Close()
@@ -322,7 +323,7 @@ func (n *Network) Close() error {
 	for _, e := range all {
 		errs = append(errs, n.detach(e))
 	}
-	errs = append(errs, n.dns.Close(), n.gateway.Close(), n.udp.Close(), n.ping.Close())
+	errs = append(errs, n.auto.Close(), n.dns.Close(), n.gateway.Close(), n.udp.Close(), n.ping.Close())
 	if r := n.record.Swap(nil); r != nil {
 		errs = append(errs, r.close())
 	}

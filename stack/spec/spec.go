@@ -1,4 +1,4 @@
-// Package spec holds what control tells the datapath about Networks and Endpoints: inert, comparable, JSON.
+// Package spec holds what control tells the datapath about Networks and Endpoints: inert, JSON.
 //
 // It is a leaf, so that control can speak of a Network without linking the code that moves packets.
 package spec
@@ -25,6 +25,8 @@ type Network struct {
 	// DNS4 and DNS6 are where the Network's name server answers, on port 53 and on no other.
 	DNS4 netip.Addr `json:"dns4,omitzero"`
 	DNS6 netip.Addr `json:"dns6,omitzero"`
+	// DNSSearch are the domains that guests which configure themselves are told to try for short names.
+	DNSSearch []string `json:"dns_search,omitempty"`
 	// GatewayMAC is the link address of all four.
 	GatewayMAC l2.MAC `json:"gateway_mac,omitzero"`
 
