@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -81,8 +82,12 @@ func (g *Gateway) RemoveNeighbour(a netip.Addr) {
 
 // learn notes that a lives at m, for us and for netstack.
 func (g *Gateway) learn(a netip.Addr, m l2.MAC) {
-	if g.neighbours.learn(a, m) {
+	news, gone := g.neighbours.learn(a, m)
+	if news {
 		g.tellStack(a, m)
+	}
+	for _, a := range gone {
+		g.stack.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
 	}
 }
 
@@ -96,21 +101,28 @@ func (g *Gateway) tellStack(a netip.Addr, m l2.MAC) {
 
 // neighbours maps containers' addresses to MACs. Control's entries (set) are always kept; others
 // are learned from packets the switch let through, which it did because the source belongs to
-// the port, and bounded per MAC so that a container with a whole /64 cannot fill the table.
+// the port. Those are bounded per MAC, so that a container with a whole /64 cannot fill the table, and in
+// MACs, since nobody says when a guest that configured itself is gone: the one known for longest is
+// forgotten then, and found again by the next packet it sends.
 type neighbours struct {
 	mu      sync.RWMutex
-	macs    map[netip.Addr]l2.MAC // guarded by mu
-	learned map[l2.MAC]int        // guarded by mu; how many of macs came from learn
-	fixed   map[netip.Addr]bool   // guarded by mu; entries of set
+	macs    map[netip.Addr]l2.MAC   // guarded by mu
+	fixed   map[netip.Addr]bool     // guarded by mu; entries of set
+	learned map[l2.MAC][]netip.Addr // guarded by mu; the entries that came from learn
+	order   []l2.MAC                // guarded by mu; keys of learned, in the order they came
 }
 
-// learnedPerMAC is more addresses than a guest that renumbers holds at once.
-const learnedPerMAC = 16
+const (
+	// learnedPerMAC is more addresses than a guest that renumbers holds at once.
+	learnedPerMAC = 16
+	// learnedMACs is more guests than one Network has at once.
+	learnedMACs = 4096
+)
 
 func (n *neighbours) init() {
 	n.macs = make(map[netip.Addr]l2.MAC)
-	n.learned = make(map[l2.MAC]int)
 	n.fixed = make(map[netip.Addr]bool)
+	n.learned = make(map[l2.MAC][]netip.Addr)
 }
 
 func (n *neighbours) lookup(a netip.Addr) (l2.MAC, bool) {
@@ -120,53 +132,71 @@ func (n *neighbours) lookup(a netip.Addr) (l2.MAC, bool) {
 	return m, ok
 }
 
-// learn notes that a lives at m and reports whether that is new. Nearly every call finds that it
-// is known already.
-func (n *neighbours) learn(a netip.Addr, m l2.MAC) (news bool) {
+// learn notes that a lives at m and reports whether that is new, and which addresses were forgotten for
+// it. Nearly every call finds that it is known already.
+func (n *neighbours) learn(a netip.Addr, m l2.MAC) (news bool, gone []netip.Addr) {
 	if !a.IsValid() || a.IsUnspecified() {
-		return false
+		return false, nil
 	}
 	n.mu.RLock()
 	known := n.macs[a]
 	n.mu.RUnlock()
 	if known == m {
-		return false
+		return false, nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fixed[a] {
 		n.macs[a] = m // the container changed its MAC; the entry stays control's
-		return true
+		return true, nil
 	}
-	if n.learned[m] >= learnedPerMAC {
-		return false
+	if len(n.learned[m]) >= learnedPerMAC {
+		return false, nil
 	}
-	if old, ok := n.macs[a]; ok {
-		n.forgetLocked(old)
+	n.unlearnLocked(a)
+	if n.learned[m] == nil {
+		if len(n.order) >= learnedMACs {
+			gone = n.learned[n.order[0]]
+			for _, a := range gone {
+				delete(n.macs, a)
+			}
+			delete(n.learned, n.order[0])
+			n.order = slices.Delete(n.order, 0, 1)
+		}
+		n.order = append(n.order, m)
 	}
 	n.macs[a] = m
-	n.learned[m]++
-	return true
+	n.learned[m] = append(n.learned[m], a)
+	return true, gone
 }
 
-func (n *neighbours) forgetLocked(m l2.MAC) {
-	if n.learned[m]--; n.learned[m] <= 0 {
-		delete(n.learned, m)
+// unlearnLocked takes a off the account of the MAC it was learned of, if it was.
+func (n *neighbours) unlearnLocked(a netip.Addr) {
+	m, ok := n.macs[a]
+	if !ok || n.fixed[a] {
+		return
 	}
+	delete(n.macs, a)
+	left := slices.DeleteFunc(n.learned[m], func(b netip.Addr) bool { return a == b })
+	if len(left) > 0 {
+		n.learned[m] = left
+		return
+	}
+	delete(n.learned, m)
+	n.order = slices.DeleteFunc(n.order, func(o l2.MAC) bool { return o == m })
 }
 
 func (n *neighbours) set(a netip.Addr, m l2.MAC) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.unlearnLocked(a)
 	n.macs[a], n.fixed[a] = m, true
 }
 
 func (n *neighbours) remove(a netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m, ok := n.macs[a]; ok && !n.fixed[a] {
-		n.forgetLocked(m)
-	}
+	n.unlearnLocked(a)
 	delete(n.macs, a)
 	delete(n.fixed, a)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
@@ -374,14 +376,42 @@ func TestNeighbours(t *testing.T) {
 		b.frames(packettest.Frame(moved, testNet.GatewayMAC, packettest.UDP(netip.AddrPortFrom(a, 1), ap("[2001:db8::1]:7"), nil)))
 		a = a.Next()
 	}
-	learned := 0
-	for _, m := range b.gw.neighbours.macs {
-		if m == moved {
-			learned++
-		}
+	if n := len(b.gw.neighbours.learned[moved]); n != learnedPerMAC {
+		t.Errorf("%d addresses learned of one MAC, want %d", n, learnedPerMAC)
 	}
-	if learned != learnedPerMAC {
-		t.Errorf("%d addresses learned of one MAC, want %d", learned, learnedPerMAC)
+	// An address control gives out is no longer on the account of whom it was learned of.
+	b.gw.AddNeighbour(netip.MustParseAddr("fd00::1000"), containerMAC)
+	b.gw.RemoveNeighbour(netip.MustParseAddr("fd00::1001"))
+	if n := len(b.gw.neighbours.learned[moved]); n != learnedPerMAC-2 {
+		t.Errorf("%d addresses of one MAC after two were given out or removed, want %d", n, learnedPerMAC-2)
+	}
+}
+
+// TestNeighboursGone: guests that come and go leave nothing behind for good, in our table or netstack's.
+func TestNeighboursGone(t *testing.T) {
+	b := newBench(t)
+	station := func(i int) (l2.MAC, netip.Addr) {
+		m := l2.MAC{2, 1, 0, 0, byte(i >> 8), byte(i)}
+		return m, packettest.LinkLocal(m)
+	}
+	const guests = learnedMACs + 500
+	for i := range guests {
+		m, a := station(i)
+		b.gw.learn(a, m)
+	}
+	n := &b.gw.neighbours
+	if len(n.learned) != learnedMACs || len(n.order) != learnedMACs || len(n.macs) != learnedMACs+len(n.fixed) {
+		t.Errorf("%d MACs (%d in order) with %d addresses known, want %d", len(n.learned), len(n.order), len(n.macs), learnedMACs)
+	}
+	known, err := b.gw.stack.Neighbors(nicID, header.IPv6ProtocolNumber)
+	if err != nil || len(known) > learnedMACs+1 {
+		t.Errorf("netstack knows %d neighbours, %v", len(known), err)
+	}
+	for i, want := range map[int]bool{0: false, guests - learnedMACs - 1: false, guests - learnedMACs: true, guests - 1: true} {
+		m, a := station(i)
+		if got, ok := n.lookup(a); ok != want || ok && got != m {
+			t.Errorf("guest %d known: %v, want %v", i, ok, want)
+		}
 	}
 }
 
