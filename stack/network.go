@@ -23,14 +23,12 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
-// Options is what a Network gets from its process. Callbacks may be nil; they run on the goroutine
-// that noticed and must not call back into the Network.
+// Options is what a Network gets from its process.
 type Options struct {
 	Log *slog.Logger
-	// EndpointDown reports that an Endpoint's TAP is gone.
+	// EndpointDown reports that an Endpoint's TAP is gone; nil: nobody is told. It runs on the TAP
+	// reader's goroutine and must not call back into the Network.
 	EndpointDown func(id string, cause error)
-	// CaptureEnded reports that the capture file took no more.
-	CaptureEnded func(cause error)
 	// Descriptors is how many files the process may have open; 0 means no bound is known.
 	Descriptors int
 }

@@ -81,12 +81,8 @@ type idRequest struct {
 // EventKind names something that happened in the datapath without being asked for.
 type EventKind string
 
-// The events.
-const (
-	EventEndpointDown EventKind = "endpoint-down" // ID: the Endpoint whose TAP is gone
-	EventCaptureEnded EventKind = "capture-ended" // the capture file took no more
-	EventPortDown     EventKind = "port-down"     // ID: the published port whose listener broke
-)
+// EventEndpointDown says that the TAP of the Endpoint ID is gone.
+const EventEndpointDown EventKind = "endpoint-down"
 
 // Event is one asynchronous message from the datapath.
 type Event struct {
