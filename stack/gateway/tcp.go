@@ -84,10 +84,9 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, dialTimeout)
+	ctx, cancel := context.WithCancel(g.ctx)
 	defer cancel()
-	fl := new(flow)
-	slot, ok := g.handshakes.admit(time.Now(), src.Addr(), func() { cancel(); fl.wq.Notify(waiter.WritableEvents) })
+	slot, ok := g.handshakes.admit(time.Now(), src.Addr(), cancel)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
 		r.Complete(false) // silent: the client's retransmission may find a slot
@@ -106,9 +105,8 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		g.refuse(r, src, dst, quote, err)
 		return
 	}
-	deadline := time.AfterFunc(handshakeTimeout, func() { fl.wq.Notify(waiter.WritableEvents) })
-	ep, terr := r.CreateEndpoint(&fl.wq)
-	deadline.Stop()
+	fl := new(flow)
+	ep, terr := acknowledge(ctx, r, &fl.wq)
 	r.Complete(false)
 	if terr != nil {
 		g.flows.done(src.Addr())
@@ -124,6 +122,30 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	})
 }
 
+// acknowledge sends the SYN-ACK and waits for the container's ACK, until handshakeTimeout has passed or
+// ctx ends.
+func acknowledge(ctx context.Context, r *tcp.ForwarderRequest, wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	returned := make(chan struct{})
+	defer close(returned)
+	stop := context.AfterFunc(ctx, func() {
+		// CreateEndpoint gives up at an event it waits for. It may not wait yet when the first one comes.
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			wq.Notify(waiter.WritableEvents)
+			select {
+			case <-tick.C:
+			case <-returned:
+				return
+			}
+		}
+	})
+	defer stop()
+	return r.CreateEndpoint(wq)
+}
+
 // enter counts a goroutine that is not ours to start, unless the gateway is closing.
 func (g *Gateway) enter() bool {
 	g.enterMu.Lock()
@@ -137,6 +159,8 @@ func (g *Gateway) enter() bool {
 
 // dial opens a connection from the host, from the configured outbound address where there is one.
 func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrPort, loopback bool) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	from := g.cfg.Spec.Outbound4
 	if to.Addr().Is6() {
 		from = g.cfg.Spec.Outbound6
