@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	gvlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -46,6 +47,15 @@ const (
 	fragmentDatagrams = 64
 	fragmentTimeout   = 30 * time.Second
 )
+
+// netstack has one logger per process, which writes to standard error. A container can make it write (packets to
+// a loopback address do), and nothing it says is for the user.
+func init() { gvlog.SetTarget(silent{}) }
+
+type silent struct{}
+
+// Emit implements gvlog.Emitter.
+func (silent) Emit(int, gvlog.Level, time.Time, string, ...any) {}
 
 // DatagramHandler takes packets that belong to it and reports true for those.
 // The packet is borrowed until it returns.

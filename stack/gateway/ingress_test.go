@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	gvlog "gvisor.dev/gvisor/pkg/log"
+
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
@@ -389,4 +391,11 @@ func destinations(n int) (hs [][]byte) {
 		hs = append(hs, []byte{60, 0, 1, 4, 0, 0, 0, 0})
 	}
 	return append(hs, []byte{17, 0, 1, 4, 0, 0, 0, 0})
+}
+
+// TestNetstackIsSilent: what a container sends does not appear on the user's terminal.
+func TestNetstackIsSilent(t *testing.T) {
+	if l, ok := gvlog.Log().(*gvlog.BasicLogger); !ok || l.Emitter != (silent{}) {
+		t.Errorf("netstack logs by %#v", gvlog.Log())
+	}
 }
