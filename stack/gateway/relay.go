@@ -42,7 +42,7 @@ type flow struct {
 	wg     sync.WaitGroup // up and down
 	once   sync.Once
 	done   chan struct{} // closed by kill
-	killed bool          // written in once, read after wg.Wait
+	killed bool          // written in once, read after wg.Wait and unhook
 
 	unhook    func() bool   // takes kill off the gateway's context
 	downEnded chan struct{} // closed when down returns
@@ -66,7 +66,9 @@ func (f *flow) start(ctx context.Context, ep tcpip.Endpoint, conn *net.TCPConn) 
 // wait returns when both directions have ended and the flow's resources are free.
 func (f *flow) wait() {
 	f.wg.Wait()
-	f.unhook()
+	if !f.unhook() {
+		<-f.done // kill is on its way, or was
+	}
 	if f.killed {
 		f.ep.Abort()
 		return

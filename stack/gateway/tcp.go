@@ -225,8 +225,8 @@ func (g *Gateway) synError(src, dst netip.AddrPort, quote []byte, kind ip.ErrorK
 }
 
 // Forward connects to `to` as `from` inside the Network and relays client until both ends are
-// done. It implements portfwd.Dialer. It closes client in every case; a container that refuses
-// resets it.
+// done, or ctx ends, which resets both. It implements portfwd.Dialer. It closes client in every
+// case; a container that refuses resets it.
 func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	if !g.enter() {
 		reset(client)
@@ -247,7 +247,11 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		return err
 	}
 	setFlowOptions(ep, all)
-	fl.start(g.ctx, ep, client)
+	// The port may be unpublished, and the gateway closed, before either side ends.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)()
+	fl.start(ctx, ep, client)
 	fl.wait()
 	return nil
 }

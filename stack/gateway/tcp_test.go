@@ -283,6 +283,44 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestForwardEnds: a port that is unpublished resets its connections, also one that neither side would end.
+func TestForwardEnds(t *testing.T) {
+	w := newWorld(t)
+	l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(container4), Port: 80}, header.IPv4ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	o := newOutside(t)
+	client, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	accepted := o.accept(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- w.gw.Forward(ctx, accepted, netip.MustParseAddrPort("203.0.113.7:4242"), netip.AddrPortFrom(container4, 80))
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("client read %v, want ECONNRESET", err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("container read %v, want a reset", err)
+	}
+}
+
 // TestSquatting: SYNs whose SYN-ACK is never answered keep no other connection out (HC-24).
 func TestSquatting(t *testing.T) {
 	o := newOutside(t)
