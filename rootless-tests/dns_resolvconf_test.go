@@ -124,7 +124,9 @@ func TestDN17(t *testing.T) {
 		{"rename over", func() { over(x2) }, rig.X2v4.String()},
 		{"truncate and write", func() { in(x1) }, rig.X1v4.String()},
 		{"empty", func() { in("") }, "SERVFAIL"},
-		{"comments", func() { in("# nameserver 198.51.100.10\n; x\n\tnameserver 198.51.100.10\nnameserver 198.51.100.20 # two\n") }, rig.X2v4.String()},
+		{"comments", func() {
+			in("# nameserver 198.51.100.10\n; x\n\tnameserver 198.51.100.10\nnameserver 198.51.100.20 # two\n")
+		}, rig.X2v4.String()},
 		{"missing", remove, "SERVFAIL"},
 		{"back", func() { in(x1) }, rig.X1v4.String()},
 		{"hundred", func() { over(hundred("198.51.100.20")) }, rig.X2v4.String()},

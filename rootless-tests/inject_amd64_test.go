@@ -30,15 +30,22 @@ func init() {
 		return
 	}
 	pid, err := strconv.Atoi(os.Args[2])
-	if err == nil {
-		err = injectAll(pid)
+	for tries := 0; err == nil; tries++ {
+		if err = injectAll(pid); err == nil {
+			os.Exit(0)
+		}
+		if errors.Is(err, errRunning) && tries < 1000 {
+			err = nil
+		}
 	}
 	if err != nil {
 		fmt.Println("inject:", err)
 		os.Exit(1)
 	}
-	os.Exit(0)
 }
+
+// errRunning says that the thread was about its own business when it was stopped; the next time it may wait.
+var errRunning = errors.New("the thread does not wait in a system call")
 
 // injected is a system call.
 type injected struct {
@@ -154,7 +161,7 @@ func checkInstruction(pid int, at uint64) error {
 		return fmt.Errorf("read instruction: %w", err)
 	}
 	if code != [2]byte{0x0f, 0x05} {
-		return fmt.Errorf("the thread does not wait in a system call: instruction %x", code)
+		return errRunning
 	}
 	return nil
 }
