@@ -48,6 +48,9 @@ func TestHC23(t *testing.T) {
 		took = append(took, time.Since(began))
 		wantSmallEcho(t, c)
 		c.Close()
+		if len(took)%10 != 1 { // listing takes a core's time
+			continue
+		}
 		most = max(most, strings.Count(r.H.Run(t, "ss", "-tnH", "state", "syn-sent", "dst", rig.Nowhere4.String()), "\n"))
 	}
 	slices.Sort(took)

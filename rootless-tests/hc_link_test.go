@@ -144,6 +144,8 @@ func TestHC03(t *testing.T) {
 			pace(t, link, gateway)
 		}
 	}
+	link.SendPacket(t, gateway, udp(at(rig.SandboxAddr4, 9000), server.at, "own"))
+	rig.WaitFor(t, rig.Patience, "the same from the container's own MAC", func() bool { return len(server.received()) > 0 })
 	wantAlive(t, r, sb, datapath)
 	for _, d := range server.received() {
 		if d.payload == "stolen" {
@@ -173,6 +175,7 @@ func TestHC28(t *testing.T) {
 		{"another queue", ip("link set DEV txqueuelen 1"), ip("link set DEV txqueuelen 500"), true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			sb := r.Run(t)
 			datapath := sb.Datapath(t)
 			own := sb.OpenPacket(t, dev).MAC
@@ -199,6 +202,7 @@ func TestHC28(t *testing.T) {
 		})
 	}
 	t.Run("deleted", func(t *testing.T) {
+		t.Parallel()
 		sb := r.Run(t)
 		datapath := sb.Datapath(t)
 		sb.Run(t, "ip", "link", "del", dev)

@@ -215,7 +215,7 @@ func fillAndDrain(t *testing.T, r *rig.Rig, datapath int, from, to *net.TCPConn)
 	defer writer.Wait()
 	defer from.Close()
 	received, buf := int64(0), make([]byte, 256<<10)
-	const rounds = 200
+	const rounds = 100
 	for round := range rounds {
 		full := waitFull(t, &sent)
 		if round == rounds/2 {
