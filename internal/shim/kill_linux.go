@@ -6,38 +6,77 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
 // killDescendants kills every descendant of the calling process, which is a child subreaper, and
 // returns when none is left. Only processes for which member says yes are touched; nil means all.
 //
-// A process may fork between the look at /proc and the kill, so one pass proves nothing. As every
-// orphan becomes a child of the subreaper, having no child left proves that there is no descendant.
-// The passes are paced by deaths: each waits for one child, all of which have been killed.
+// # Theory of operation
+//
+// A process may fork between our look at it and our kill, so no pass over /proc proves anything. But every
+// orphan becomes a child of the subreaper: having no child proves that there is no descendant. One pass kills
+// all descendants there are, so that a child which cannot die (it waits for a dead file server) does not shield
+// its own. Then children are killed and waited for until there is none; what they leave behind are the
+// next children. The time from the look to the kill is what a process that forks and exits in turn has to
+// beat, so those looks read our own list of children and not all of /proc: 0.1 ms instead of 5.
 func killDescendants(member func(pid int) bool) {
-	for {
-		child := 0
-		for _, p := range descendants(os.Getpid()) {
-			if member != nil && !member(p.pid) {
-				continue
-			}
+	for _, p := range descendants(os.Getpid()) {
+		if member == nil || member(p.pid) {
 			// A process that is gone by now needs no kill.
 			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-			if p.ppid == os.Getpid() {
-				child = p.pid
+		}
+	}
+	for {
+		var killed []int
+		for _, pid := range children() {
+			if member == nil || member(pid) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+				killed = append(killed, pid)
 			}
 		}
-		if child == 0 {
+		if len(killed) == 0 {
 			return
 		}
-		for {
-			_, err := syscall.Wait4(child, nil, 0, nil)
-			if !errors.Is(err, syscall.EINTR) {
-				break
+		for _, pid := range killed {
+			for {
+				_, err := syscall.Wait4(pid, nil, 0, nil)
+				if !errors.Is(err, syscall.EINTR) {
+					break
+				}
 			}
 		}
 	}
+}
+
+// children lists the calling process's own children, zombies included.
+func children() (pids []int) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children")
+		if errors.Is(err, os.ErrNotExist) && exists("/proc/self/task/"+t.Name()) {
+			return childrenByScan() // a kernel without CONFIG_PROC_CHILDREN
+		}
+		for f := range strings.FieldsSeq(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+func childrenByScan() (pids []int) {
+	for _, p := range descendants(os.Getpid()) {
+		if p.ppid == os.Getpid() {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
 }
 
 type process struct{ pid, ppid int }

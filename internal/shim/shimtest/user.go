@@ -12,14 +12,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"testing"
 )
 
 // UID is the user. It has no entry in passwd; nothing but --map auto needs one.
 const UID = 64321
 
-// Main runs the tests, by a second process when this one is root's. It returns the exit code.
-func Main(m *testing.M) int {
+// Main runs the tests, m is the *testing.M, by a second process when this one is root's. It returns the exit code.
+func Main(m interface{ Run() int }) int {
 	if os.Geteuid() != 0 || fuzzing() {
 		return m.Run()
 	}
