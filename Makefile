@@ -20,7 +20,7 @@ TOOL := $(GO) tool -modfile=tools/tools.mod
 # The tests of the real kernel stand apart: they build a network of namespaces and take minutes.
 UNIT := $(GO) list ./... | grep -v '/rootless-tests$$'
 
-.PHONY: help build install uninstall demo test quick check fmt vet staticcheck unit race rootless fuzz bench bench-plot requirements clean
+.PHONY: help build install uninstall demo test quick check fmt vet staticcheck unit race rootless fuzz bench bench-plot bench-docs requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: ## compare with the kernel's loopback, slirp4netns and pasta; flags in AR
 
 bench-plot: ## draw bench-out/bench.json, made by bench, as bench-out/bench.svg
 	$(GO) run ./rootless-tests/bench --from bench-out/bench.json --plot bench-out/bench.svg
+
+bench-docs: ## put the last run of bench into docs/perf, docs/PERFORMANCE.md and README.md
+	GO="$(GO)" tools/bench-docs.sh bench-out/bench.json
 
 requirements: ## write docs/REQUIREMENTS.md anew from the tests
 	UPDATE_REQUIREMENTS=1 $(GO) test -count=1 -run TestRequirements ./internal/deptest/
