@@ -189,7 +189,16 @@ func (s *flows) full(now time.Time, p *ip.Packet, r drop.Reason) {
 
 // openFailed drops p because the host refused a socket.
 func (s *flows) openFailed(now time.Time, p *ip.Packet, err error) {
-	s.full(now, p, drop.SocketError)
+	if errors.Is(err, unix.EACCES) {
+		// What the host does not allow is no limit that the sender has reached: every one is told, as with
+		// our own Policy, so that each of several pings at a time has its answer.
+		s.Drops.Add(drop.SocketError)
+		if s.errorsAllowed(p.MAC) {
+			s.emitError(p, s.gateway(p.Is6()), ip.AdminProhibited)
+		}
+	} else {
+		s.full(now, p, drop.SocketError)
+	}
 	last := s.lastLog.Load()
 	if last != 0 && now.UnixNano()-last < int64(logEvery) || !s.lastLog.CompareAndSwap(last, now.UnixNano()) {
 		return
