@@ -1,0 +1,309 @@
+package rootlesstests
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/usernet/usernet/rootless-tests/rig"
+)
+
+// Programs that people use, as they come from Debian. What they need of the network beyond what the other tests
+// look at piece by piece (options, offloads, mixes of protocols) is found by letting them run.
+
+// The sizes of what curl moves.
+const (
+	outward   = 1 << 30
+	published = 256 << 20
+)
+
+// sumOf is the checksum of newStream(n) in hexadecimal, computed once.
+func sumOf(n int64) string {
+	sumsMu.Lock()
+	defer sumsMu.Unlock()
+	if sums[n] == "" {
+		s, _, _ := sum(newStream(n)) // it has no errors
+		sums[n] = hex.EncodeToString(s[:])
+	}
+	return sums[n]
+}
+
+var (
+	sumsMu sync.Mutex
+	sums   = map[int64]string{}
+)
+
+// serveHTTP serves l until the test ends: GET /N is newStream(N), and the answer to PUT is the checksum of what
+// was put.
+func serveHTTP(t testing.TB, l net.Listener) {
+	t.Helper()
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == http.MethodPut {
+			s, _, err := sum(q.Body)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			fmt.Fprintln(w, hex.EncodeToString(s[:]))
+			return
+		}
+		n, err := strconv.ParseInt(strings.TrimPrefix(q.URL.Path, "/"), 10, 64)
+		if err != nil {
+			http.NotFound(w, q)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		_, _ = io.Copy(w, newStream(n)) // the client sees what goes wrong
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("serve HTTP at %v: %v", l.Addr(), err)
+		}
+	})
+	t.Cleanup(func() {
+		s.Close()
+		wg.Wait()
+	})
+}
+
+// wantCurl lets curl in a node fetch n bytes from the server that serveHTTP runs at an address, and put n there.
+func wantCurl(t *testing.T, n *rig.Node, server netip.AddrPort, size int64) {
+	t.Helper()
+	url := fmt.Sprintf("http://%v/%d", server, size)
+	if got := n.Run(t, "sh", "-c", `curl -gsSf "$0" | sha256sum`, url); !strings.HasPrefix(got, sumOf(size)) {
+		t.Errorf("%s: curl %s: checksum %s, want %s", n.Name, url, got, sumOf(size))
+	}
+	if got := feed(t, n, newStream(size), "curl", "-gsSf", "-T", "-", url); got != sumOf(size)+"\n" {
+		t.Errorf("%s: curl -T - %s: checksum %s, want %s", n.Name, url, got, sumOf(size))
+	}
+}
+
+// feed runs a command that must succeed with all of r as its standard input, and returns what it wrote.
+func feed(t *testing.T, n *rig.Node, r io.Reader, argv ...string) string {
+	t.Helper()
+	in, inw, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outr, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Fd makes it blocking, which is what programs expect of their standard input.
+	in.Fd()
+	var wg sync.WaitGroup
+	var wrote strings.Builder
+	c, err := n.Start(rig.Within(t, 6*rig.Patience), in, out, out, argv...)
+	in.Close()
+	out.Close()
+	wg.Go(func() { _, _ = io.Copy(inw, r); inw.Close() })        // a command need not read all
+	wg.Go(func() { _, _ = io.Copy(&wrote, outr); outr.Close() }) // ends with the last holder of the other end
+	code := -1
+	if err == nil {
+		code, err = c.Wait()
+	}
+	wg.Wait()
+	if err != nil || code != 0 {
+		t.Fatalf("%s: %s: exit code %d, %v\n%s", n.Name, strings.Join(argv, " "), code, err, &wrote)
+	}
+	return wrote.String()
+}
+
+// curl moves a GiB each way, to the outside and to a published port.
+func TestCurl(t *testing.T) {
+	r := rig.Start(t)
+	const inside = 80
+	port, flag := publish(inside, "tcp")
+	sb := r.Run(t, "--publish", flag)
+	bothFamilies(t, func(t *testing.T, f family) {
+		t.Run("out", func(t *testing.T) {
+			l := r.X1.ListenTCP(t, at(f.x1, 0))
+			serveHTTP(t, l)
+			wantCurl(t, sb.Node, addrOf(t, l.Addr()), outward)
+		})
+		t.Run("published", func(t *testing.T) {
+			serveHTTP(t, sb.ListenTCP(t, at(f.any, inside)))
+			wantCurl(t, r.X1, at(f.host, port), published)
+		})
+	})
+}
+
+// iperfReport is what the test reads of the output of iperf3 --json.
+type iperfReport struct {
+	Error string
+	End   struct {
+		SumSent     struct{ Bytes int64 } `json:"sum_sent"`
+		SumReceived struct{ Bytes int64 } `json:"sum_received"`
+		Sum         struct {
+			Packets int64
+			Lost    int64 `json:"lost_packets"`
+		}
+	}
+}
+
+// iperf3 sends and receives over TCP, with one stream and four, and UDP.
+func TestIperf3(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	sb := r.Run(t)
+	bothFamilies(t, func(t *testing.T, f family) {
+		for _, options := range []string{
+			"-n 64M", "-n 64M -R", "-n 64M -P 4", "-n 64M -P 4 -R",
+			"-u -b 20M -l 1200 -n 2M", "-u -b 20M -l 1200 -n 2M -R", "-u -b 20M -l 60000 -n 2M",
+		} {
+			t.Run(options, func(t *testing.T) {
+				port := nextPort()
+				server, err := r.X1.Start(t.Context(), nil, nil, nil, "iperf3", "-s", "-1", "-B", f.x1.String(), "-p", strconv.Itoa(int(port)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer server.Kill()
+				rig.WaitFor(t, rig.Patience, "iperf3 listens", func() bool {
+					return r.X1.Run(t, "ss", "-Hltn", "sport", "=", strconv.Itoa(int(port))) != ""
+				})
+				args := append([]string{"iperf3", "-J", "-c", f.x1.String(), "-p", strconv.Itoa(int(port))}, strings.Fields(options)...)
+				out, code, err := sb.Exec(rig.Within(t, rig.Patience), "", args...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// Warnings come before the report.
+				var report iperfReport
+				if err := json.Unmarshal([]byte(out[max(0, strings.IndexByte(out, '{')):]), &report); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				if code != 0 || report.Error != "" {
+					t.Fatalf("exit code %d: %s", code, report.Error)
+				}
+				end := report.End
+				if strings.HasPrefix(options, "-u") {
+					// 20 Mbit/s is nothing; what is lost is lost where the machine is too busy to read its sockets.
+					if end.Sum.Packets == 0 || end.Sum.Lost*20 > end.Sum.Packets {
+						t.Errorf("%d of %d datagrams lost", end.Sum.Lost, end.Sum.Packets)
+					}
+				} else if end.SumReceived.Bytes < 32<<20 {
+					// In reverse it stops counting when the server has sent all.
+					t.Errorf("sent %d bytes, received %d", end.SumSent.Bytes, end.SumReceived.Bytes)
+				}
+			})
+		}
+	})
+}
+
+// ping works for root in the sandbox, and for a user without capabilities there.
+func TestPing(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	for _, ids := range []string{"root", "keep"} {
+		sb := r.Run(t, "--map", ids)
+		bothFamilies(t, func(t *testing.T, f family) {
+			for _, to := range []netip.Addr{f.x1, f.router, f.host, f.gateway} {
+				for _, options := range []string{"-s 56", "-s 0", "-s 1400", "-s 9000", "-t 7"} {
+					args := append([]string{"ping", "-n", "-c", "1", "-W", "5"}, strings.Fields(options)...)
+					out, code, err := sb.Exec(rig.Within(t, rig.Patience), "", append(args, to.String())...)
+					if err != nil || code != 0 || !strings.Contains(out, "1 received, 0% packet loss") {
+						t.Errorf("--map %s: ping %s %v: %v\n%s", ids, options, to, err, out)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Where the host does not let its users ping, the sandbox is told at once, and the log says what to do, once.
+func TestPingRefused(t *testing.T) {
+	r := rig.Start(t)
+	r.H.SetSysctl(t, "net.ipv4.ping_group_range", "1 0")
+	sb := r.Run(t)
+	bothFamilies(t, func(t *testing.T, f family) {
+		want := map[string]string{"IPv4": "Packet filtered", "IPv6": "Administratively prohibited"}[f.name]
+		out, code, err := sb.Exec(rig.Within(t, rig.Patience), "", "ping", "-n", "-c", "3", "-i", "0.1", f.x1.String())
+		if err != nil || code != 1 || !strings.Contains(out, want) || !strings.Contains(out, "+3 errors") {
+			t.Errorf("exit code %d, %v\n%s", code, err, out)
+		}
+		if out := sb.Run(t, "ping", "-n", "-c", "1", f.gateway.String()); !strings.Contains(out, "1 received") {
+			t.Errorf("the gateway does not answer:\n%s", out)
+		}
+	})
+	if n := strings.Count(sb.Stderr.String(), "ping_group_range"); n != 1 {
+		t.Errorf("%d lines about ping_group_range, want 1:\n%s", n, sb.Stderr)
+	}
+}
+
+// traceroute shows the gateway, then the host's own way to the target.
+func TestTraceroute(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	sb := r.Run(t)
+	bothFamilies(t, func(t *testing.T, f family) {
+		for _, how := range []string{"-U", "-I"} {
+			out := sb.Run(t, "traceroute", how, "-n", "-q", "1", "-w", "3", "-m", "5", f.x1.String())
+			var hops []string
+			for line := range strings.Lines(out) {
+				if l := strings.Fields(line); len(l) > 1 && l[0] == strconv.Itoa(len(hops)+1) {
+					hops = append(hops, l[1])
+				}
+			}
+			if got, want := strings.Join(hops, " "), fmt.Sprint(f.gateway, " ", f.router, " ", f.x1); got != want {
+				t.Errorf("traceroute %s: by %s, want %s\n%s", how, got, want, out)
+			}
+		}
+	})
+}
+
+// Small clients and servers: nc, wget and httpd of busybox, socat.
+func TestSmallPrograms(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	tcp, flagTCP := publish(80, "tcp")
+	udp, flagUDP := publish(80, "udp")
+	sb := r.Run(t, "--publish", flagTCP, "--publish", flagUDP)
+	bothFamilies(t, func(t *testing.T, f family) {
+		echo := serveEcho(t, r.X1, f.x1)
+		host, port := f.x1.String(), strconv.Itoa(int(echo.Port()))
+		if out := feed(t, sb.Node, strings.NewReader("hello\n"), "busybox", "nc", host, port); out != "hello\n" {
+			t.Errorf("nc: %q", out)
+		}
+		datagrams := serveUDP(t, r.X1, f.x1)
+		if out := feed(t, sb.Node, strings.NewReader("hello\n"), "socat", "-t", "5", "-", "UDP:"+datagrams.String()+",readbytes=6"); out != "hello\n" {
+			t.Errorf("socat: %q", out)
+		}
+		l := r.X1.ListenTCP(t, at(f.x1, 0))
+		serveHTTP(t, l)
+		out := sb.Run(t, "sh", "-c", `busybox wget -q -O - "$0" | sha256sum`, fmt.Sprintf("http://%v/1000000", l.Addr()))
+		if !strings.HasPrefix(out, sumOf(1000000)) {
+			t.Errorf("wget: %s", out)
+		}
+	})
+	for _, argv := range [][]string{
+		{"busybox", "httpd", "-f", "-p", "80", "-h", "/etc"},
+		{"socat", "UDP6-LISTEN:80,fork,ipv6only=0", "EXEC:cat"},
+	} {
+		server, err := sb.Start(t.Context(), nil, nil, nil, argv...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(server.Kill)
+	}
+	rig.WaitFor(t, rig.Patience, "servers in the sandbox listen", func() bool {
+		return strings.Count(sb.Run(t, "ss", "-Hltun", "sport", "=", "80"), "\n") == 2
+	})
+	bothFamilies(t, func(t *testing.T, f family) {
+		if out := r.X1.Run(t, "curl", "-gsSf", fmt.Sprintf("http://%v/hostname", at(f.host, tcp))); out != sb.Run(t, "cat", "/etc/hostname") {
+			t.Errorf("httpd: %q", out)
+		}
+		if got := exchange(t, r.X1.DialUDP(t, at(f.host, udp)), []byte("hello")); string(got) != "hello" {
+			t.Errorf("socat: %q", got)
+		}
+	})
+}
