@@ -59,7 +59,7 @@ func (a *app) portCommand() *cobra.Command {
 		Use:   "rm SANDBOX PORT...",
 		Short: "End published ports, all or none",
 		Long: `End published ports of a running sandbox, all or none. Connections that were made
-through them go on. A port is named as it was published, HOSTPORT:PORT, or by the
+through them are reset. A port is named as it was published, HOSTPORT:PORT, or by the
 host's port alone; without an address it is ended on all.`,
 		Example: "  usernet port rm web 8080:80\n  usernet port rm web 5353/udp",
 		Args:    atLeast(2, "a sandbox and its ports"),
