@@ -26,13 +26,20 @@ func gone(t *testing.T, r *rig.Rig, pids []int, port uint16, name string, limit 
 // everyone are the processes of a sandbox.
 func everyone(sb *rig.Sandbox) []int { return append(below(sb.PID()), sb.PID()) }
 
+// daemon starts a process in a sandbox that nobody there waits for, in a session of its own.
+func daemon(t *testing.T, sb *rig.Sandbox) {
+	t.Helper()
+	// Its word through the pipe says that it has its session, and so outlives the shell.
+	sb.Run(t, "sh", "-c", "{ setsid sh -c 'echo up; exec sleep 1000 >/dev/null 2>&1' & } | read x")
+}
+
 // FT-11: init is killed. Its sandbox ends with it, ports and all, also what made itself a daemon.
 func TestFT11(t *testing.T) {
 	t.Parallel()
 	r := rig.Start(t)
 	port, spec := publish(80, "tcp")
 	sb := r.Run(t, "--name", "ft11", "--publish", spec)
-	sb.Run(t, "sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &")
+	daemon(t, sb)
 	init, pids := initOf(t, sb.Process), everyone(sb)
 	if err := syscall.Kill(init, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -51,7 +58,7 @@ func TestKillShim(t *testing.T) {
 	r := rig.Start(t)
 	port, spec := publish(80, "tcp")
 	sb := r.Run(t, "--name", "killshim", "--publish", spec)
-	sb.Run(t, "sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &")
+	daemon(t, sb)
 	pids := everyone(sb)
 	if len(pids) < 4 {
 		t.Fatalf("processes %v, want shim, init, datapath and CMD at least", pids)

@@ -77,21 +77,20 @@ func processor(t testing.TB, pid int, d time.Duration) float64 {
 
 // below are the processes descending from pid, parents first.
 func below(pid int) []int {
-	paths, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return nil
-	}
-	children := map[int][]int{}
-	for _, p := range paths {
-		n, _ := strconv.Atoi(filepath.Base(p))
-		if f := processStat(n); f != nil {
-			parent, _ := strconv.Atoi(f[1])
-			children[parent] = append(children[parent], n)
-		}
-	}
 	all := []int{pid}
 	for i := 0; i < len(all); i++ {
-		all = append(all, children[all[i]]...)
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", all[i]))
+		if err != nil {
+			return nil
+		}
+		for _, path := range lists {
+			b, _ := os.ReadFile(path) // a thread may have ended
+			for _, f := range strings.Fields(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil && alive(child) {
+					all = append(all, child)
+				}
+			}
+		}
 	}
 	return all[1:]
 }
