@@ -171,18 +171,6 @@ func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrP
 	return g.cfg.Dial(ctx, "tcp", from, to)
 }
 
-// dialHost is the Dial of the real world.
-func dialHost(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
-	}
-	var local netip.AddrPort
-	if from.IsValid() {
-		local = netip.AddrPortFrom(from, 0)
-	}
-	return d.DialTCP(ctx, network, local, to)
-}
-
 // refuse tells the container why its connection failed, in the terms its kernel turns into the same
 // errno the dial had here.
 func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, quote []byte, err error) {
