@@ -279,7 +279,7 @@ func TestHC29(t *testing.T) {
 			}
 		}
 	}
-	t.Log(fmt.Sprintf("%d frames sent, %d refused by the kernel", counts[true], counts[false]))
+	t.Logf("%d frames sent, %d refused by the kernel", counts[true], counts[false])
 	if counts[true] < 100 {
 		t.Errorf("only %d frames came as far as the TAP", counts[true])
 	}

@@ -49,7 +49,7 @@ func TestNAT11(t *testing.T) {
 
 // padded makes a quoted packet as long as its header says, so that it decodes.
 func padded(quote []byte) []byte {
-	n := len(quote)
+	var n int
 	if quote[0]>>4 == 4 {
 		n = int(binary.BigEndian.Uint16(quote[2:]))
 	} else {

@@ -101,7 +101,7 @@ func run(newBackend New, kill bool, log *slog.Logger) error {
 		return err
 	}
 	// The zone of the log's times is read from a file, now or never.
-	time.Now().Zone()
+	_, _ = time.Now().Zone()
 	report, err := confine.Enter(confine.Options{Keep: socketFD + 1, KillOnDenied: kill})
 	if err != nil {
 		return err

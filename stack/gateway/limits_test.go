@@ -44,9 +44,8 @@ func TestCloseDuringDial(t *testing.T) {
 // blackHole is an outside where one address never answers.
 type blackHole struct {
 	*outside
-	hole            netip.AddrPort
-	pending, most   atomic.Int64
-	dialled, passed chan netip.AddrPort
+	hole          netip.AddrPort
+	pending, most atomic.Int64
 }
 
 func (h *blackHole) dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
