@@ -48,8 +48,7 @@ func Init(command []string) int {
 		command = []string{""} // is not found
 	}
 	// Before all else: a ^C during set-up is the shim's to act on.
-	children, release := takeSignals()
-	defer release()
+	children := takeSignals()
 	c, err := inheritedConn(3)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "usernet: %s is started by usernet itself: %v\n", InitRole, err)
@@ -73,8 +72,9 @@ func Init(command []string) int {
 }
 
 // takeSignals keeps signals from ending init; those for CMD come as messages. They are handled and
-// not ignored, because exec hands ignored ones on. The channel has SIGCHLD.
-func takeSignals() (children chan os.Signal, release func()) {
+// not ignored, because exec hands ignored ones on. They are taken for good: given back before the process
+// ends, a ^C could still take CMD's exit code away. The channel has SIGCHLD.
+func takeSignals() (children chan os.Signal) {
 	dropped := make(chan os.Signal, 1)
 	for _, sig := range append([]syscall.Signal{syscall.SIGPIPE}, forwarded...) {
 		// Ignored since the caller's nohup: CMD inherits that.
@@ -84,10 +84,7 @@ func takeSignals() (children chan os.Signal, release func()) {
 	}
 	children = make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
-	return children, func() {
-		signal.Stop(dropped)
-		signal.Stop(children)
-	}
+	return children
 }
 
 // fail tells the shim why init gives up.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // killDescendants kills every descendant of the calling process, which is a child subreaper, and
@@ -22,6 +24,11 @@ import (
 // next children. The time from the look to the kill is what a process that forks and exits in turn has to
 // beat, so those looks read our own list of children and not all of /proc: 0.1 ms instead of 5.
 func killDescendants(member func(pid int) bool) {
+	// The ordinary end, in one call: there is no child, dead or alive.
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	if errors.Is(err, unix.ECHILD) {
+		return
+	}
 	for _, p := range descendants(os.Getpid()) {
 		if member == nil || member(p.pid) {
 			// A process that is gone by now needs no kill.
@@ -48,6 +55,13 @@ func killDescendants(member func(pid int) bool) {
 			}
 		}
 	}
+}
+
+// childless asks wait, which takes a microsecond. Where the kernel keeps no list of children, finding out by
+// reading all of /proc takes 8 ms with a hundred processes, and more with more.
+func childless() bool {
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+	return errors.Is(err, unix.ECHILD)
 }
 
 // children lists the calling process's own children, zombies included.

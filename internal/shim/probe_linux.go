@@ -18,11 +18,13 @@ func Probe(ctx context.Context, m IDMap, l Link, command ...string) (tap.Info, e
 	}
 	defer null.Close()
 	p := &probe{}
-	_, err = Run(ctx, Config{
+	signals, release := catchSignals()
+	defer release()
+	_, err = runSandbox(ctx, Config{
 		Command: command, Env: os.Environ(), Map: m, Network: NetworkPrivate, Link: l,
 		Start: func(context.Context, int) (Network, error) { return p, nil },
 		Stdio: [3]*os.File{null, null, null},
-	})
+	}, signals)
 	return p.info, err
 }
 

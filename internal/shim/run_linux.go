@@ -23,15 +23,18 @@ type sandbox struct {
 }
 
 // Run runs CMD in a new sandbox, returns its exit code and leaves nothing behind. An error means that
-// usernet, not CMD, failed; the code is then the one to exit with.
+// usernet, not CMD, failed; the code is then the one to exit with. The process's signals stay taken: one
+// that comes now must not change the code.
 func Run(ctx context.Context, cfg Config) (int, error) {
-	s := &sandbox{cfg: &cfg, log: cfg.Log}
+	signals, _ := catchSignals()
+	return runSandbox(ctx, cfg, signals)
+}
+
+func runSandbox(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error) {
+	s := &sandbox{cfg: &cfg, log: cfg.Log, signals: signals}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	signals, release := catchSignals()
-	defer release()
-	s.signals = signals
 	// Orphans come to us when init is killed.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return ExitFailure, fmt.Errorf("become subreaper: %w", err)
