@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -77,15 +78,26 @@ func addrOf(t testing.TB, a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// wantErrno checks an error and how long it took to come.
-func wantErrno(t testing.TB, what string, err error, want syscall.Errno, took, limit time.Duration) {
+// wantErrno checks an error.
+func wantErrno(t testing.TB, what string, err error, want syscall.Errno) {
 	t.Helper()
 	if !errors.Is(err, want) {
 		t.Errorf("%s: %v, want %v", what, err, want)
 	}
-	if took > limit {
-		t.Errorf("%s: came after %v, want at most %v", what, took, limit)
+}
+
+// wantPrompt does something that takes at most limit, not counting what it takes to set it up: do says how long it
+// took. A busy machine may delay one of several attempts; a timer that the product waits for delays all.
+func wantPrompt(t testing.TB, what string, limit time.Duration, do func() time.Duration) {
+	t.Helper()
+	const attempts = 5
+	best := time.Duration(math.MaxInt64)
+	for range attempts {
+		if best = min(best, do()); best <= limit {
+			return
+		}
 	}
+	t.Errorf("%s: %v at best, want at most %v", what, best, limit)
 }
 
 // stream is n bytes that anybody can make again: no period that a lost or repeated block would hide in.

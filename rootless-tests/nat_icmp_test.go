@@ -30,12 +30,15 @@ func TestNAT11(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, f family) {
 		told := sb.Capture(t, rig.DevEth0, isICMP(f, f.unreachable, f.portUnreachable))
 		c := sb.DialUDP(t, at(f.x1, nextPort()))
-		began := time.Now()
-		if _, err := c.Write([]byte("anybody?")); err != nil {
-			t.Fatal(err)
-		}
-		_, err := c.Read(make([]byte, 10))
-		wantErrno(t, "read", err, syscall.ECONNREFUSED, time.Since(began), 100*time.Millisecond)
+		wantPrompt(t, "read", 100*time.Millisecond, func() time.Duration {
+			began := time.Now()
+			if _, err := c.Write([]byte("anybody?")); err != nil {
+				t.Fatal(err)
+			}
+			_, err := c.Read(make([]byte, 10))
+			wantErrno(t, "read", err, syscall.ECONNREFUSED)
+			return time.Since(began)
+		})
 		rig.WaitFor(t, rig.Patience, "capture of the message", func() bool { return len(told.Seen()) > 0 })
 		quote, err := packettest.Decode(packettest.Frame(l2.MAC{}, l2.MAC{}, padded(told.Seen()[0].Payload)))
 		if err != nil {
