@@ -40,6 +40,7 @@ var needed = map[Purpose]map[string]string{
 		"tcpdump": "tcpdump", "strace": "strace",
 		"curl": "curl", "iperf3": "iperf3", "dig": "bind9-dnsutils", "socat": "socat",
 		"busybox": "busybox-static", "podman": "podman",
+		"dhclient": "isc-dhcp-client", "rdisc6": "ndisc6",
 	},
 	Bench: {
 		"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3",
