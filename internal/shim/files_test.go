@@ -109,11 +109,11 @@ func TestFilesStay(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			// The mount is back a moment after the host's change, twice.
+			// The mount is back a moment after the host's change, twice; the first time, after guardDelay.
 			inside := sh(`cat /etc/resolv.conf > /run/first
 				for i in 1 2; do
 					echo ready > /run/out; read x < /run/in
-					n=0; while ! grep -q ours /etc/resolv.conf; do n=$((n+1)); [ $n = 2000 ] && break; done
+					n=0; while ! grep -q ours /etc/resolv.conf; do n=$((n+1)); [ $n = 20000 ] && break; done
 					cat /etc/resolv.conf; echo more >> /etc/resolv.conf
 				done`)
 			script := `mkfifo /run/in /run/out; "$@" &

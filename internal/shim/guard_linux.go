@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +15,14 @@ import (
 // For each file it holds a detached copy of the mount. When the directory of the file, or of what its
 // path leads to, changes, and the path no longer leads to our file, the copy is mounted there and a
 // new copy taken. Kernels before 5.2 have no detached mounts and get no guard.
+//
+// It begins to watch after guardDelay and looks at what has changed until then: taking an inotify
+// watch away takes the kernel 10 ms (it waits for a grace period), as much as all else that a short
+// command takes.
 type guard struct {
 	files  []guardedFile
 	notify *os.File // inotify, on the poller
+	stop   chan struct{}
 	wg     sync.WaitGroup
 }
 
@@ -25,17 +31,19 @@ type guardedFile struct {
 	spare int // descriptor of a detached copy of the mount; -1 when there is none
 }
 
+// guardDelay is how long a change of the host's may show inside a sandbox that has just started.
+const guardDelay = time.Second
+
 // newGuard starts to guard files. It returns nil, which can be closed, when the kernel refuses.
 func newGuard(files []laidFile) *guard {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil
 	}
-	g := &guard{notify: os.NewFile(uintptr(fd), "inotify")}
+	g := &guard{notify: os.NewFile(uintptr(fd), "inotify"), stop: make(chan struct{})}
 	for _, f := range files {
 		g.files = append(g.files, guardedFile{f, cloneMount(f.path)})
 	}
-	g.watch()
 	g.wg.Go(g.run)
 	return g
 }
@@ -45,6 +53,7 @@ func (g *guard) Close() {
 	if g == nil {
 		return
 	}
+	close(g.stop)
 	g.notify.Close()
 	g.wg.Wait()
 	for _, f := range g.files {
@@ -53,16 +62,24 @@ func (g *guard) Close() {
 }
 
 func (g *guard) run() {
+	delay := time.NewTimer(guardDelay)
+	defer delay.Stop()
+	select {
+	case <-g.stop:
+		return
+	case <-delay.C:
+	}
 	buf := make([]byte, 4096)
 	for {
+		// First watch, then look: a change in between is read below.
+		g.watch()
+		for i := range g.files {
+			g.files[i].restore()
+		}
 		// What happened does not matter: the files are looked at instead.
 		if _, err := g.notify.Read(buf); err != nil {
 			return
 		}
-		for i := range g.files {
-			g.files[i].restore()
-		}
-		g.watch()
 	}
 }
 
