@@ -26,6 +26,10 @@ var (
 	defaultSubnet6 = netip.MustParsePrefix("fd00::/64")
 )
 
+// privateFlows is how many TCP flows each address of the sandbox may have. A private Network has no
+// other container to keep room for, and 10 000 idle ones cost less than 240 MiB (RX-01).
+const privateFlows = 16384
+
 // minMTU6 is the least MTU IPv6 works with (RFC 8200 section 5).
 const minMTU6 = 1280
 
@@ -44,6 +48,7 @@ func makePlan(o *netOptions, id, dev string) (*plan, error) {
 			Name: "private", MTU: o.mtu,
 			Policy:    spec.Policy{HostLoopback: o.hostLoopback, Metadata: o.metadata},
 			Outbound4: o.outbound, Outbound6: o.outbound6,
+			Limits: spec.Limits{TCPFlows: privateFlows},
 		},
 		link: shim.Link{Name: dev, MTU: o.mtu},
 	}

@@ -61,7 +61,6 @@ func (a *app) psCommand() *cobra.Command {
 		Short:   "List your running sandboxes",
 		Long:    psHelp,
 		Example: psExample,
-		Aliases: []string{"ls"},
 		Args:    exactArgs(0, "no arguments"),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.ps(cmd.Context(), o) },
 	}
