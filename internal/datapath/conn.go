@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -46,10 +47,12 @@ func (c *conn) send(m message, body any, file *os.File) error {
 }
 
 // receive returns the next message and the descriptor that came with it, which is the caller's.
-// A message with more than one descriptor is refused and all of them are closed.
+// A message with more than one descriptor is refused and all of them are closed. One whose
+// descriptor was lost, since flows have used up all there may be, comes without: that is
+// no reason to end flows.
 func (c *conn) receive() (message, *os.File, error) {
 	n, files, err := sys.RecvMessage(c.rc, c.buf)
-	if err != nil {
+	if err != nil && !errors.Is(err, sys.ErrDescriptorsLost) {
 		return message{}, nil, err
 	}
 	m, err := decode(c.buf[:n])

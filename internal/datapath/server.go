@@ -81,7 +81,7 @@ func (s *server) handle(m message, f *os.File) (any, error) {
 	case !known:
 		return nil, fmt.Errorf("serve request: unknown kind %q", m.Kind)
 	case want && f == nil:
-		return nil, fmt.Errorf("serve %s: the descriptor is missing", m.Kind)
+		return nil, fmt.Errorf("serve %s: the descriptor is missing; close connections or raise the limit of open files", m.Kind)
 	case !want && f != nil:
 		return nil, fmt.Errorf("serve %s: a descriptor came with it", m.Kind)
 	}

@@ -79,10 +79,14 @@ func controlFD(f *os.File, use func(fd int)) error {
 	return rc.Control(func(fd uintptr) { use(int(fd)) })
 }
 
+// ErrDescriptorsLost says that a message came without its descriptors, because this process may
+// open no more (SCM_RIGHTS in unix(7)).
+var ErrDescriptorsLost = errors.New("receive message: descriptors are missing; raise the limit of open files")
+
 // RecvMessage waits for a message, puts it into buf and returns its length and the descriptors
 // that came with it, close-on-exec, which become the caller's. io.EOF says that the peer is gone.
-// A message that does not fit, or whose descriptors were cut off by the kernel (its limit of open
-// files, say), is an error, and no descriptor of it stays open.
+// A message that does not fit is an error. One whose descriptors were cut off by the kernel is there
+// without them, beside ErrDescriptorsLost. No descriptor of either stays open.
 func RecvMessage(rc syscall.RawConn, buf []byte) (int, []*os.File, error) {
 	oob := make([]byte, unix.CmsgSpace(4*MaxFDs))
 	var n, oobn, flags int
@@ -105,7 +109,7 @@ func RecvMessage(rc syscall.RawConn, buf []byte) (int, []*os.File, error) {
 	fds := rights(oob[:oobn])
 	switch {
 	case flags&unix.MSG_CTRUNC != 0:
-		err = errors.New("receive message: descriptors are missing; raise the limit of open files")
+		err = ErrDescriptorsLost
 	case flags&unix.MSG_TRUNC != 0:
 		err = fmt.Errorf("receive message: it is longer than %d bytes", len(buf))
 	case n == 0:
@@ -115,7 +119,10 @@ func RecvMessage(rc syscall.RawConn, buf []byte) (int, []*os.File, error) {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
-		return 0, nil, err
+		if !errors.Is(err, ErrDescriptorsLost) || flags&unix.MSG_TRUNC != 0 {
+			n = 0
+		}
+		return n, nil, err
 	}
 	files := make([]*os.File, len(fds))
 	for i, fd := range fds {
