@@ -74,7 +74,9 @@ func New(n spec.Network, o Options) (*Network, error) {
 		endpoints: make(map[string]*endpoint), published: make(map[string]string),
 	}
 	policy := nat.NewPolicy(n)
-	gw, err := gateway.New(gateway.Config{Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log})
+	gw, err := gateway.New(gateway.Config{
+		Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log, Descriptors: o.Descriptors,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
 	}

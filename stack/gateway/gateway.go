@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -41,6 +42,10 @@ const (
 	defaultHandshakes = 256
 	totalHandshakes   = 2048
 	defaultFlows      = 4096
+
+	// flowDescriptors in 16 is the part of the process's descriptors that flows may take; each has one.
+	// Those of the NAT take 5, and 2 are for name servers, TAPs, listeners and control (RX-06).
+	flowDescriptors = 9
 
 	// Reassembly quota of each container.
 	fragmentBytes     = 256 << 10
@@ -86,6 +91,8 @@ type Config struct {
 	Policy *nat.Policy
 	Drops  *drop.Counters
 	Log    *slog.Logger
+	// Descriptors is how many files the process may have open; 0 means no bound is known.
+	Descriptors int
 	// Dialer opens connections to the outside; nil means the host's sockets.
 	// Tests give one that hangs, refuses or stays in memory.
 	Dial func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
@@ -157,6 +164,9 @@ func New(cfg Config) (*Gateway, error) {
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
 	g.flows.n = make(map[netip.Addr]int)
+	if g.flows.most = math.MaxInt; cfg.Descriptors > 0 {
+		g.flows.most = cfg.Descriptors * flowDescriptors / 16
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	if err := g.newStack(); err != nil {
 		g.cancel()

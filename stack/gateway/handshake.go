@@ -126,13 +126,15 @@ type flowCount struct {
 	mu  sync.Mutex
 	n   map[netip.Addr]int // guarded by mu
 	all int                // guarded by mu
+
+	most int // for all together; fixed
 }
 
-// add counts one more flow unless owner has limit already; it returns how many there are in all.
+// add counts one more flow unless owner has limit already, or all have most; it returns how many there are in all.
 func (c *flowCount) add(owner netip.Addr, limit int) (all int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.n[owner] >= limit {
+	if c.n[owner] >= limit || c.all >= c.most {
 		return c.all, false
 	}
 	c.n[owner]++

@@ -154,14 +154,14 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 	return f
 }
 
-// maxFlows bounds the flows of all containers: one in so many of the descriptors the process may
+// maxFlows bounds the flows of all containers: that many in 16 of the descriptors the process may
 // have, so that the rest of the datapath keeps its own.
-func maxFlows(oneIn uint64) int {
+func maxFlows(in16 uint64) int {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return defaultUDPFlows
 	}
-	return int(min(l.Cur/oneIn, math.MaxInt32))
+	return int(min(l.Cur/16*in16, math.MaxInt32))
 }
 
 func (s *flows) bindAddr(v6 bool) netip.Addr {

@@ -28,7 +28,7 @@ func TestUDPMemoryOfIdleFlows(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if most := int(limit.Cur)/2 - 100; most < flows {
+	if most := int(limit.Cur)/4 - 100; most < flows {
 		t.Logf("%d open files are allowed: %d flows", limit.Cur, most)
 		flows = most
 	}
