@@ -33,7 +33,7 @@ func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost 
 		switch _, err := s.read(b[:]); {
 		case err == nil:
 			us = append(us, micros(time.Since(start)))
-		case errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, errTimeout):
 			lost++
 		default:
 			return nil, lost, fmt.Errorf("receive datagram: %w", err)

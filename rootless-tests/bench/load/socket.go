@@ -19,6 +19,9 @@ const (
 	backlog = 1024
 )
 
+// errTimeout is what the kernel calls EAGAIN, and EINPROGRESS for a connection.
+var errTimeout = errors.New("no progress, timed out")
+
 // socket is a blocking socket of IPv4.
 type socket int
 
@@ -155,10 +158,14 @@ func (s socket) reset() {
 	s.close()
 }
 
-// retry repeats f while signals interrupt it, as the Go runtime's own do.
+// retry repeats f while signals interrupt it, as the Go runtime's own do. A timeout becomes errTimeout.
 func retry(f func() error) error {
 	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
+		switch err := f(); err {
+		case unix.EINTR:
+		case unix.EAGAIN, unix.EINPROGRESS:
+			return errTimeout
+		default:
 			return err
 		}
 	}
