@@ -19,11 +19,13 @@ trap finish EXIT
 trap 'exit 1' INT TERM
 cp bin/usernet bin/hello "$dir"
 chmod 755 "$dir"
+mkdir -m 700 "$dir/run"
 
 user=()
 if [ "$(id -u)" = 0 ]; then
 	# uid 65534 is nobody: it owns nothing and may do nothing.
 	user=(setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all)
+	chown 65534:65534 "$dir/run"
 	mode=$(stat -c %a "$tun" 2>/dev/null || true)
 	if [ -z "$mode" ]; then
 		mkdir -p /dev/net && mknod -m 666 "$tun" c 10 200
@@ -34,16 +36,17 @@ if [ "$(id -u)" = 0 ]; then
 	fi
 	echo "# started as root; everything below runs as uid 65534, without a capability"
 fi
-run() { "${user[@]}" env HOME="$dir" PATH="$dir:$PATH" "$@"; }
+user+=(env "HOME=$dir" "XDG_RUNTIME_DIR=$dir/run" "PATH=$dir:$PATH")
+run() { "${user[@]}" "$@"; }
 
 echo "\$ usernet run --name demo --publish $port:80 -- hello serve :80 &"
 # exec: the signal at the end is for usernet, not for a shell around it.
-(cd "$dir" && exec "${user[@]}" env HOME="$dir" PATH="$dir:$PATH" "$dir/usernet" run --name demo --publish "$port:80" -- "$dir/hello" serve :80) &
+(cd "$dir" && exec "${user[@]}" usernet run --name demo --publish "$port:80" -- hello serve :80) &
 sandbox=$!
 echo "\$ hello get http://127.0.0.1:$port/"
-run "$dir/hello" get "http://127.0.0.1:$port/" || { kill -0 "$sandbox" 2>/dev/null || echo "usernet has ended; see above" >&2; exit 1; }
+run hello get "http://127.0.0.1:$port/" || { kill -0 "$sandbox" 2>/dev/null || echo "usernet has ended; see above" >&2; exit 1; }
 echo "\$ usernet ps"
-run "$dir/usernet" ps
+run usernet ps
 echo "\$ kill %1"
 kill "$sandbox"
 code=0
