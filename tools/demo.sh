@@ -43,8 +43,14 @@ echo "\$ usernet run --name demo --publish $port:80 -- hello serve :80 &"
 # exec: the signal at the end is for usernet, not for a shell around it.
 (cd "$dir" && exec "${user[@]}" usernet run --name demo --publish "$port:80" -- hello serve :80) &
 sandbox=$!
+ended() { echo "usernet has ended; it says why above. Another port: make demo PORT=5001" >&2; exit 1; }
+# It has its ports when they are listed; a server that holds the port already must not answer instead.
+until run usernet port ls demo 2>/dev/null | grep -q .; do
+	kill -0 "$sandbox" 2>/dev/null || ended
+	sleep 0.05
+done
 echo "\$ hello get http://127.0.0.1:$port/"
-run hello get "http://127.0.0.1:$port/" || { kill -0 "$sandbox" 2>/dev/null || echo "usernet has ended; see above" >&2; exit 1; }
+run hello get "http://127.0.0.1:$port/" || ended
 echo "\$ usernet ps"
 run usernet ps
 echo "\$ kill %1"
@@ -52,5 +58,5 @@ kill "$sandbox"
 code=0
 wait "$sandbox" || code=$?
 sandbox=
+[ "$code" = 143 ] || ended
 echo "# usernet passed the signal on and exited with the code of hello, $code = 128 + SIGTERM; nothing is left of the sandbox or its port"
-[ "$code" = 143 ]
