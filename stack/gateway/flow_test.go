@@ -1,0 +1,167 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/usernet/usernet/internal/packettest"
+)
+
+// smallBuffers makes a world's buffers small, so that they are soon full.
+func (w *world) smallBuffers(t *testing.T, size int) {
+	t.Helper()
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: size, Max: size}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: size, Max: size}
+	for _, o := range []tcpip.SettableTransportProtocolOption{&rcv, &snd} {
+		if err := w.gw.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.c.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFullBuffers: a reader that stops until everything is full, and then drains, gets all of it, time after
+// time (TCP-10). A lost wake-up would leave both sides waiting for good.
+func TestFullBuffers(t *testing.T) {
+	t.Parallel()
+	const rounds = 150
+	for _, dir := range []string{"up", "down"} {
+		t.Run(dir, func(t *testing.T) {
+			o := newOutside(t)
+			w := newWorld(t, withDial(o.dial))
+			w.smallBuffers(t, 32<<10)
+			c, h := pair(t, w, o, outside4)
+			h.SetWriteBuffer(32 << 10)
+			var from, to net.Conn = c, h
+			if dir == "down" {
+				from, to = h, c
+			}
+			for i := range rounds {
+				sent := fill(t, from, byte(i))
+				got := make([]byte, sent)
+				to.SetReadDeadline(time.Now().Add(packetWait))
+				if n, err := io.ReadFull(to, got); err != nil {
+					t.Fatalf("round %d: %d of %d bytes arrived: %v", i, n, sent, err)
+				}
+				if !bytes.Equal(got, bytes.Repeat([]byte{byte(i)}, sent)) {
+					t.Fatalf("round %d: bytes differ", i)
+				}
+			}
+		})
+	}
+}
+
+// fill writes until nothing more is taken and returns how much was.
+func fill(t *testing.T, to net.Conn, b byte) (sent int) {
+	t.Helper()
+	chunk := bytes.Repeat([]byte{b}, 64<<10)
+	for {
+		to.SetWriteDeadline(time.Now().Add(2 * time.Millisecond))
+		n, err := to.Write(chunk)
+		sent += n
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			return sent
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// endpoint is the gateway's end of its only flow, with its options set.
+func (b *bench) endpoint() (ep tcpip.Endpoint) {
+	b.t.Helper()
+	waitFor(b.t, func() bool {
+		for _, te := range b.gw.stack.RegisteredEndpoints() {
+			e, ok := te.(tcpip.Endpoint)
+			if ok && tcp.EndpointState(e.State()) != tcp.StateListen && e.SocketOptions().GetKeepAlive() {
+				ep = e
+			}
+		}
+		return ep != nil
+	})
+	return ep
+}
+
+// TestKeepalive: a flow of a peer that vanished ends within 10 minutes (TCP-13), and one of two idle peers that live
+// never does (NAT-22): nothing but keepalive ends an established flow.
+func TestKeepalive(t *testing.T) {
+	o := newOutside(t)
+	b := newBench(t, withDial(o.dial))
+	b.connect(o)
+	ep := b.endpoint()
+	var idle tcpip.KeepaliveIdleOption
+	var interval tcpip.KeepaliveIntervalOption
+	var user tcpip.TCPUserTimeoutOption
+	for _, opt := range []tcpip.GettableSocketOption{&idle, &interval, &user} {
+		if err := ep.GetSockOpt(opt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count, err := ep.GetSockOptInt(tcpip.KeepaliveCountOption)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := time.Duration(idle) + time.Duration(count)*time.Duration(interval)
+	if lost > 10*time.Minute || count < 3 {
+		t.Errorf("a lost peer is noticed after %v and %d probes, want 10 minutes and 3 probes", lost, count)
+	}
+	if user != 0 {
+		t.Errorf("user timeout of %v ends flows that only wait", time.Duration(user))
+	}
+}
+
+// TestKeepaliveProbes: the container is asked whether it lives; its answer keeps the flow, its silence ends it
+// with a reset to the outside, and half-closed flows are asked too (NAT-23).
+func TestKeepaliveProbes(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name       string
+		halfClosed bool
+	}{{"open", false}, {"half-closed", true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := newOutside(t)
+			b := newBench(t, withDial(o.dial))
+			c, h := b.connect(o)
+			if tc.halfClosed {
+				c.send(packettest.FIN|packettest.ACK, nil)
+				c.acked(c.seq)
+			}
+			idle, interval := tcpip.KeepaliveIdleOption(30*time.Millisecond), tcpip.KeepaliveIntervalOption(30*time.Millisecond)
+			ep := b.endpoint()
+			ep.SetSockOpt(&idle)
+			ep.SetSockOpt(&interval)
+			ep.SetSockOptInt(tcpip.KeepaliveCountOption, 3)
+			probe := func(p segment) bool { return p.Seq == c.ack-1 && len(p.Payload) <= 1 }
+			for range 5 {
+				c.next("keepalive probe", probe)
+				c.sendAt(packettest.ACK, c.seq, c.ack, nil)
+			}
+			if _, err := h.Write([]byte("alive")); err != nil {
+				t.Fatal(err)
+			}
+			c.read(5)
+			for range 3 {
+				c.next("keepalive probe", probe)
+			}
+			waitFor(t, func() bool { return b.gw.Flows() == 0 })
+			_, err := h.Read(make([]byte, 1))
+			if tc.halfClosed { // the end that was read before hides the reset
+				_, err = h.Write([]byte("x"))
+			}
+			if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				t.Errorf("outside was told %v, want a reset", err)
+			}
+		})
+	}
+}
