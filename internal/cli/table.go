@@ -24,11 +24,13 @@ func (t table) String() string {
 	}
 	var b strings.Builder
 	for _, line := range t {
+		pad := 0 // before the next cell that is not empty, so that no line ends in blanks
 		for i, cell := range line {
-			b.WriteString(cell)
-			if i < len(line)-1 {
-				b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+gap))
+			if cell != "" {
+				b.WriteString(strings.Repeat(" ", pad) + cell)
+				pad = 0
 			}
+			pad += width[i] - utf8.RuneCountInString(cell) + gap
 		}
 		b.WriteByte('\n')
 	}
