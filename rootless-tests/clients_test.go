@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/miekg/dns"
+
 	"github.com/usernet/usernet/rootless-tests/rig"
 )
 
@@ -237,6 +239,62 @@ func TestPingRefused(t *testing.T) {
 	})
 	if n := strings.Count(sb.Stderr.String(), "ping_group_range"); n != 1 {
 		t.Errorf("%d lines about ping_group_range, want 1:\n%s", n, sb.Stderr)
+	}
+}
+
+// Programs find names as they do everywhere: by resolv.conf, which leads to what H's own leads to.
+func TestNames(t *testing.T) {
+	r := rig.Start(t)
+	long := strings.Repeat("x", 200)
+	s := serveDNS(t, r.X1, at(rig.X1v4, 53), func(reply *dns.Msg, tcp bool) {
+		q := reply.Question[0]
+		h := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: 60}
+		switch {
+		case q.Name != "www.corp.example.":
+			reply.Rcode = dns.RcodeNameError
+		case q.Qtype == dns.TypeA:
+			reply.Answer = append(reply.Answer, &dns.A{Hdr: h, A: rig.X1v4.AsSlice()})
+		case q.Qtype == dns.TypeAAAA:
+			reply.Answer = append(reply.Answer, &dns.AAAA{Hdr: h, AAAA: rig.X1v6.AsSlice()})
+		case q.Qtype == dns.TypeTXT && !tcp:
+			reply.Truncated = true
+		case q.Qtype == dns.TypeTXT:
+			for range 200 { // some 40 KiB
+				reply.Answer = append(reply.Answer, &dns.TXT{Hdr: h, Txt: []string{long}})
+			}
+		}
+	})
+	writeResolvConf(t, fmt.Sprintf("search corp.example\nnameserver %s\n", s.at.Addr()))
+	sb := r.Run(t, "--add-host", "other.example:"+rig.X2v4.String())
+	for question, want := range map[string]string{
+		"www.corp.example A": rig.X1v4.String(), "www.corp.example AAAA": rig.X1v6.String(),
+		"www.corp.example A +tcp": rig.X1v4.String(), "+search www A": rig.X1v4.String(),
+		"other.example A": rig.X2v4.String(), "other.example A @fd00::3": rig.X2v4.String(),
+	} {
+		if out := sb.Run(t, append([]string{"dig", "+short"}, strings.Fields(question)...)...); out != want+"\n" {
+			t.Errorf("dig %s: %q, want %s", question, out, want)
+		}
+	}
+	if out := sb.Run(t, "dig", "+short", "www.corp.example", "TXT"); strings.Count(out, long) != 200 {
+		t.Errorf("dig TXT: %d bytes", len(out))
+	}
+	if out := sb.Run(t, "dig", "nothing.example"); !strings.Contains(out, "status: NXDOMAIN") {
+		t.Errorf("dig of a name that does not exist:\n%s", out)
+	}
+	bothFamilies(t, func(t *testing.T, f family) {
+		l := r.X1.ListenTCP(t, at(f.x1, 0))
+		serveHTTP(t, l)
+		digit := strings.TrimPrefix(f.name, "IPv")
+		url := fmt.Sprintf("http://www:%d/3", addrOf(t, l.Addr()).Port())
+		if out := sb.Run(t, "curl", "-sSf", "-"+digit, url); len(out) != 3 {
+			t.Errorf("curl %s: %q", url, out)
+		}
+		if out := sb.Run(t, "ping", "-"+digit, "-n", "-c", "1", "www.corp.example"); !strings.Contains(out, "1 received") {
+			t.Errorf("ping:\n%s", out)
+		}
+	})
+	if out := sb.Run(t, "getent", "hosts", "other.example"); !strings.Contains(out, rig.X2v4.String()) {
+		t.Errorf("getent: %s", out)
 	}
 }
 
