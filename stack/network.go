@@ -249,10 +249,11 @@ func (n *Network) Detach(id string) error {
 func (n *Network) detach(e *endpoint) error {
 	err := e.dev.Close()
 	<-e.done
-	n.bridge.Detach(e.port)
+	// The neighbours go first: once the switch has freed the addresses another Endpoint may have them.
 	for _, a := range e.spec.Addrs {
 		n.gateway.RemoveNeighbour(a)
 	}
+	n.bridge.Detach(e.port)
 	return err
 }
 
@@ -360,7 +361,17 @@ func (n *Network) Capture(f *os.File, more bool) error {
 		f.Close()
 		return fmt.Errorf("capture: %w", err)
 	}
-	if old := n.record.Swap(&recorder{w, f}); old != nil {
+	r := &recorder{w, f}
+	n.mu.Lock()
+	closed, old := n.closed, n.record.Load()
+	if !closed {
+		n.record.Store(r)
+	}
+	n.mu.Unlock()
+	switch {
+	case closed:
+		return errors.Join(fmt.Errorf("capture: network %s is closed", n.spec.Name), r.close())
+	case old != nil:
 		return old.close()
 	}
 	return nil
