@@ -14,12 +14,12 @@ awk '/^MTU / { want = $2 == 1500; next }
 	want && (/loopback/ || /^(TCP stream|4 TCP|TCP round trip p50|TCP connect|UDP round trip|UDP 1400 B delivered|published port stream|memory per idle|start-up: run)/)' \
 	"$out/all" >"$out/some"
 
-put() { # put TABLE DOCUMENT
-	awk -v table="$1" '
-		/^<!-- bench/ { print; print "```text"; while ((getline line < table) > 0) print line; print "```"; skip = 1; next }
+put() { # put TABLE DOCUMENT [LINE before the table]
+	awk -v table="$1" -v first="${3:-}" '
+		/^<!-- bench/ { print; if (first) print first "\n"; print "```text"; while ((getline line < table) > 0) print line; print "```"; skip = 1; next }
 		/^<!-- end of bench/ { skip = 0 }
 		!skip' "$2" >"$out/new"
 	cat "$out/new" >"$2"
 }
-put "$out/all" docs/PERFORMANCE.md
+put "$out/all" docs/PERFORMANCE.md '![usernet and its peers](perf/bench.svg)'
 put "$out/some" README.md

@@ -147,3 +147,17 @@ func helpOf(t *testing.T, exe string, words []string) string {
 	}
 	return help
 }
+
+// The figures are those of a run, and nobody's memory of one.
+func TestPerformanceIsMeasured(t *testing.T) {
+	bench := exec.Command("go", "run", "./rootless-tests/bench", "--from", "docs/perf/bench.json")
+	bench.Dir = filepath.Join("..", "..")
+	bench.Env = append(os.Environ(), "CGO_ENABLED=0")
+	table, err := bench.Output()
+	if err != nil {
+		t.Fatalf("bench: %v", err)
+	}
+	if !strings.Contains(document(t, "docs/PERFORMANCE.md"), string(table)) {
+		t.Error("docs/PERFORMANCE.md does not have the table of docs/perf/bench.json: run `make bench-docs` after `make bench`")
+	}
+}
