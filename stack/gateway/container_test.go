@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ type world struct {
 	c     *gvstack.Stack
 
 	toContainer, toGateway *wire
-	dispatcher             gvstack.NetworkDispatcher
+	dispatcher             atomic.Pointer[gvstack.NetworkDispatcher] // nil: the container's stack is closed
 }
 
 // wire carries copies of frames on one goroutine, as a TAP does. It drops a frame with probability
@@ -71,6 +72,7 @@ type wire struct {
 	loss, reorder float64      // guarded by mu
 	held          *l2.Frame    // guarded by mu
 	splitter      gso.Splitter // guarded by mu
+	ended         bool         // guarded by mu; then ch is closed
 	ch            chan l2.Frame
 	tap           func(f *l2.Frame) bool // false drops
 	done          chan struct{}
@@ -114,18 +116,30 @@ func (w *wire) sendLocked(f *l2.Frame) {
 		w.held = &c
 		return
 	}
-	w.put(c)
+	w.putLocked(c)
 	if w.held != nil {
-		w.put(*w.held)
+		w.putLocked(*w.held)
 		w.held = nil
 	}
 }
 
-func (w *wire) put(f l2.Frame) {
+func (w *wire) putLocked(f l2.Frame) {
+	if w.ended {
+		return // a stack that was closed still answers what was on its way
+	}
 	select {
 	case w.ch <- f:
 	default: // a full queue loses, as the kernel's does
 	}
+}
+
+// close waits until everything on the wire has arrived.
+func (w *wire) close() {
+	w.mu.Lock()
+	w.ended = true
+	close(w.ch)
+	w.mu.Unlock()
+	<-w.done
 }
 
 func (w *wire) impair(loss, reorder float64) {
@@ -169,10 +183,8 @@ func newWorld(t *testing.T, opts ...worldOption) *world {
 		gw.Close()
 		w.c.Close()
 		w.c.Wait()
-		close(w.toGateway.ch)
-		<-w.toGateway.done
-		close(w.toContainer.ch)
-		<-w.toContainer.done
+		w.toGateway.close()
+		w.toContainer.close()
 	})
 	return w
 }
@@ -202,9 +214,9 @@ func (w *world) newContainer() *gvstack.Stack {
 
 // deliver gives a frame to the container's stack.
 func (w *world) deliver(f *l2.Frame) {
-	if d := w.dispatcher; d != nil && len(f.L3[0]) > 0 {
+	if d := w.dispatcher.Load(); d != nil && len(f.L3[0]) > 0 {
 		pkt := gvstack.NewPacketBuffer(gvstack.PacketBufferOptions{Payload: buffer.MakeWithData(f.L3[0])})
-		d.DeliverNetworkPacket(tcpip.NetworkProtocolNumber(f.Header.Type()), pkt)
+		(*d).DeliverNetworkPacket(tcpip.NetworkProtocolNumber(f.Header.Type()), pkt)
 		pkt.DecRef()
 	}
 }
@@ -233,8 +245,7 @@ func (l *containerLink) SetMTU(uint32)                           {}
 func (l *containerLink) MaxHeaderLength() uint16                 { return 0 }
 func (l *containerLink) LinkAddress() tcpip.LinkAddress          { return tcpip.LinkAddress(containerMAC[:]) }
 func (l *containerLink) SetLinkAddress(tcpip.LinkAddress)        {}
-func (l *containerLink) Attach(d gvstack.NetworkDispatcher)      { l.w.dispatcher = d }
-func (l *containerLink) IsAttached() bool                        { return l.w.dispatcher != nil }
+func (l *containerLink) IsAttached() bool                        { return l.w.dispatcher.Load() != nil }
 func (l *containerLink) Wait()                                   {}
 func (l *containerLink) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
 func (l *containerLink) AddHeader(*gvstack.PacketBuffer)         {}
@@ -245,6 +256,14 @@ func (l *containerLink) GSOMaxSize() uint32                      { return gsoMax
 func (l *containerLink) SupportedGSO() gvstack.SupportedGSO      { return gvstack.HostGSOSupported }
 func (l *containerLink) Capabilities() gvstack.LinkEndpointCapabilities {
 	return gvstack.CapabilityRXChecksumOffload | gvstack.CapabilityResolutionRequired
+}
+
+func (l *containerLink) Attach(d gvstack.NetworkDispatcher) {
+	if d == nil {
+		l.w.dispatcher.Store(nil)
+		return
+	}
+	l.w.dispatcher.Store(&d)
 }
 
 func (l *containerLink) WritePackets(pkts gvstack.PacketBufferList) (int, tcpip.Error) {
