@@ -88,6 +88,7 @@ func transfer(t *testing.T, size int, from io.Writer, to io.Reader, closeWrite f
 
 // TestLoss: with packets lost and swapped in both directions everything arrives whole.
 func TestLoss(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t)
 	w := newWorld(t, withDial(o.dial))
 	w.toContainer.impair(0.01, 0.05)
