@@ -20,7 +20,7 @@ TOOL := $(GO) tool -modfile=tools/tools.mod
 # The tests of the real kernel stand apart: they build a network of namespaces and take minutes.
 UNIT := $(GO) list ./... | grep -v '/rootless-tests$$'
 
-.PHONY: help build install uninstall demo test quick check fmt vet staticcheck unit race rootless fuzz bench bench-plot bench-docs requirements clean
+.PHONY: help build install uninstall demo test quick check fmt vet tidy staticcheck unit race rootless fuzz bench bench-plot bench-docs requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ test: ## all tests; as root on Debian, what they need is installed first
 
 quick: fmt vet unit ## gofmt, vet, unit tests
 
-check: quick staticcheck race ## quick, staticcheck, and unit tests under the race detector
+check: quick tidy staticcheck race ## quick, go.mod, staticcheck, and unit tests under the race detector
 
 fmt: ## fail when gofmt would change a file
 	@files=$$(gofmt -l cmd dnsproxy internal portfwd rootless-tests stack tap tools); \
@@ -62,6 +62,9 @@ fmt: ## fail when gofmt would change a file
 
 vet: ## go vet
 	$(GO) vet ./...
+
+tidy: ## fail when go.mod lists what is not imported
+	$(GO) mod tidy -diff
 
 staticcheck: ## staticcheck, of the version in tools/tools.mod
 	$(TOOL) staticcheck ./...
