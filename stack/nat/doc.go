@@ -25,7 +25,7 @@
 //
 // # Limits
 //
-//   - 2048 UDP flows and 256 ping flows a container, and half, or an eighth, of the process's descriptors in
+//   - 2048 UDP flows and 256 ping flows a container, and 4/16, or 1/16, of the process's descriptors in
 //     all. At the limit a new flow is refused, with an ICMP error at most once a second; no flow is evicted.
 //   - 300 s without an outbound datagram end a UDP flow, 30 s one that only ever spoke to port 53, 60 s a
 //     ping. Inbound datagrams and errors do not count.
