@@ -129,12 +129,11 @@ func (b *SendBatch) send(fd uintptr) (sent int, first syscall.Errno) {
 	b.retried = false
 	retried := -1
 	for at := 0; at < b.n; {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.hdr[at])),
-			uintptr(b.n-at), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		n, errno := batchCall(unix.SYS_SENDMMSG, fd, b.hdr[at:b.n], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, b.n == len(b.hdr))
 		switch {
 		case errno == 0:
-			sent += int(n)
-			at += int(n)
+			sent += n
+			at += n
 			continue
 		case errno == unix.EINTR:
 			continue
