@@ -133,6 +133,7 @@ type Gateway struct {
 	handshakes *handshakes
 	flowLimit  int
 	flows      flowCount
+	trimming   atomic.Bool // see endFlow
 
 	ctx     context.Context
 	cancel  context.CancelFunc

@@ -126,6 +126,8 @@ type flowCount struct {
 	mu  sync.Mutex
 	n   map[netip.Addr]int // guarded by mu
 	all int                // guarded by mu
+	// peak is the most that all has been since the last trim; guarded by mu.
+	peak int
 
 	most int // for all together; fixed
 }
@@ -139,16 +141,24 @@ func (c *flowCount) add(owner netip.Addr, limit int) (all int, ok bool) {
 	}
 	c.n[owner]++
 	c.all++
+	c.peak = max(c.peak, c.all)
 	return c.all, true
 }
 
-func (c *flowCount) done(owner netip.Addr) {
+// done counts one flow less. It reports true when so many have ended since the peak that their memory is
+// worth a collection.
+func (c *flowCount) done(owner netip.Addr) (trim bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all--
 	if c.n[owner]--; c.n[owner] == 0 {
 		delete(c.n, owner)
 	}
+	if c.peak < trimFlows || c.all > c.peak/4 {
+		return false
+	}
+	c.peak = c.all
+	return true
 }
 
 func (c *flowCount) total() int {

@@ -51,3 +51,40 @@ func TestBufferSize(t *testing.T) {
 		}
 	}
 }
+
+// TestFlowCount: a container has its limit and all together have theirs, and the end of most of many flows is told
+// once.
+func TestFlowCount(t *testing.T) {
+	a, b := netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("10.0.2.101")
+	c := flowCount{n: map[netip.Addr]int{}, most: 2 * trimFlows}
+	for i := range 2 * trimFlows {
+		owner := a
+		if i >= trimFlows+1 {
+			owner = b
+		}
+		if _, ok := c.add(owner, trimFlows+1); !ok {
+			t.Fatalf("flow %d is over a limit", i)
+		}
+		if _, ok := c.add(a, trimFlows+1); ok && i >= trimFlows {
+			t.Fatalf("container has more than its limit")
+		} else if ok {
+			c.done(a)
+		}
+	}
+	if _, ok := c.add(b, trimFlows+1); ok {
+		t.Error("all together have more than their limit")
+	}
+	var told []int
+	for i := range 2 * trimFlows {
+		owner := a
+		if i >= trimFlows+1 {
+			owner = b
+		}
+		if c.done(owner) {
+			told = append(told, c.total())
+		}
+	}
+	if len(told) != 1 || told[0] != trimFlows/2 {
+		t.Errorf("trim with %v flows left, want once with %d", told, trimFlows/2)
+	}
+}

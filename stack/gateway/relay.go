@@ -39,12 +39,10 @@ type flow struct {
 	ep   tcpip.Endpoint
 	conn *net.TCPConn
 
-	wg     sync.WaitGroup // up and down
 	once   sync.Once
 	done   chan struct{} // closed by kill
-	killed bool          // written in once, read after wg.Wait and unhook
+	killed bool          // written in once, read when both directions have ended
 
-	unhook    func() bool   // takes kill off the gateway's context
 	downEnded chan struct{} // closed when down returns
 	source    socketSource
 }
@@ -52,21 +50,18 @@ type flow struct {
 // gatherBytes bounds one writev. More would only delay the window update to the container.
 const gatherBytes = 256 << 10
 
-// start begins to relay. The caller calls wait exactly once.
-// ctx kills the flow when it ends.
-func (f *flow) start(ctx context.Context, ep tcpip.Endpoint, conn *net.TCPConn) {
+// run relays until both directions have ended and the flow's resources are free. ctx kills the flow
+// when it ends. The caller's goroutine becomes that of up, so that a flow costs two and no third that
+// only waits.
+func (f *flow) run(ctx context.Context, ep tcpip.Endpoint, conn *net.TCPConn) {
 	f.ep, f.conn = ep, conn
 	f.done = make(chan struct{})
 	f.downEnded = make(chan struct{})
-	f.unhook = context.AfterFunc(ctx, f.kill)
-	f.wg.Go(f.up)
-	f.wg.Go(f.down)
-}
-
-// wait returns when both directions have ended and the flow's resources are free.
-func (f *flow) wait() {
-	f.wg.Wait()
-	if !f.unhook() {
+	unhook := context.AfterFunc(ctx, f.kill)
+	go f.down()
+	f.up()
+	<-f.downEnded
+	if !unhook() {
 		<-f.done // kill is on its way, or was
 	}
 	if f.killed {
@@ -91,16 +86,14 @@ func (f *flow) up() {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	f.wq.EventRegister(&entry)
 	defer f.wq.EventUnregister(&entry)
-	var g gather
 	for {
-		g.reset()
-		_, err := f.ep.Read(&g, tcpip.ReadOptions{Peek: true})
+		err := f.upOnce()
 		switch err.(type) {
 		case nil:
+			continue
 		case *tcpip.ErrWouldBlock:
 			select {
 			case <-ready:
-				continue
 			case <-f.done:
 				return
 			}
@@ -114,17 +107,24 @@ func (f *flow) up() {
 			f.kill()
 			return
 		}
-		bufs := net.Buffers(g.parts)
-		if _, err := bufs.WriteTo(f.conn); err != nil {
-			f.kill()
-			return
-		}
-		consume := discard(g.n)
-		if _, err := f.ep.Read(&consume, tcpip.ReadOptions{}); err != nil {
-			f.kill()
-			return
-		}
 	}
+}
+
+// upOnce relays what the container has sent by now. Its memory is borrowed, so that a flow that waits has
+// none of it on its stack.
+func (f *flow) upOnce() tcpip.Error {
+	g := gathers.Get().(*gather)
+	defer g.release()
+	if _, err := f.ep.Read(g, tcpip.ReadOptions{Peek: true}); err != nil {
+		return err
+	}
+	g.bufs = g.parts
+	if _, err := g.bufs.WriteTo(f.conn); err != nil {
+		return &tcpip.ErrConnectionReset{}
+	}
+	consume := discard(g.n)
+	_, err := f.ep.Read(&consume, tcpip.ReadOptions{})
+	return err
 }
 
 // watch stays after the container's FIN, while down still carries data: a reset from the container
@@ -149,13 +149,21 @@ func (f *flow) watch(ready <-chan struct{}) {
 // gather collects the memory of queued segments up to a bound, as an io.Writer that copies nothing.
 type gather struct {
 	parts [][]byte
+	bufs  net.Buffers // what of parts is still to be written
 	n     int
 	mem   [64][]byte
 }
 
-var errGatherFull = errors.New("gather is full")
+var (
+	gathers       = sync.Pool{New: func() any { g := new(gather); g.parts = g.mem[:0]; return g }}
+	errGatherFull = errors.New("gather is full")
+)
 
-func (g *gather) reset() { g.parts, g.n = g.mem[:0], 0 }
+func (g *gather) release() {
+	clear(g.mem[:len(g.parts)])
+	g.parts, g.bufs, g.n = g.mem[:0], nil, 0
+	gathers.Put(g)
+}
 
 // Write notes b. It is valid until the segments are consumed.
 func (g *gather) Write(b []byte) (int, error) {

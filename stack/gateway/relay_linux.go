@@ -71,14 +71,14 @@ func (f *flow) down() {
 // pump moves what the socket holds into the endpoint, a segment at a time.
 func (f *flow) pump(fd int) pumpState {
 	for {
-		n, err := unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD
+		n, err := queued(fd)
 		if err != nil {
 			return pumpFailed
 		}
 		if n == 0 {
-			// FIONREAD cannot tell an empty socket from its end.
+			// SIOCINQ cannot tell an empty socket from its end.
 			var b [1]byte
-			switch n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); {
+			switch n, err := receive(fd, b[:], unix.MSG_PEEK); {
 			case err == unix.EAGAIN:
 				return pumpEmpty
 			case err == unix.EINTR:
@@ -107,7 +107,7 @@ func (f *flow) pump(fd int) pumpState {
 }
 
 // socketSource lets netstack read from a socket straight into a segment's memory. It is a
-// tcpip.Payloader. left never exceeds what FIONREAD promised, so Read does not block; Read(nil)
+// tcpip.Payloader. left never exceeds what SIOCINQ promised, so Read finds it; Read(nil)
 // returns 0 and no error, because netstack probes for the end of input that way.
 type socketSource struct {
 	fd   int
@@ -129,7 +129,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 		b = b[:s.left]
 	}
 	for {
-		n, err := unix.Read(s.fd, b)
+		n, err := receive(s.fd, b, 0)
 		switch {
 		case err == syscall.EINTR:
 		case err != nil:

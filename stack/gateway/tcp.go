@@ -101,7 +101,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	}
 	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Loopback)
 	if err != nil {
-		g.flows.done(src.Addr())
+		g.endFlow(src.Addr())
 		g.refuse(r, src, dst, quote, err)
 		return
 	}
@@ -109,16 +109,15 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	ep, terr := acknowledge(ctx, r, &fl.wq)
 	r.Complete(false)
 	if terr != nil {
-		g.flows.done(src.Addr())
+		g.endFlow(src.Addr())
 		reset(conn)
 		return
 	}
 	g.handshakes.done(slot)
 	setFlowOptions(ep, all)
-	fl.start(g.ctx, ep, conn)
 	g.wg.Go(func() {
-		fl.wait()
-		g.flows.done(src.Addr())
+		fl.run(g.ctx, ep, conn)
+		g.endFlow(src.Addr())
 	})
 }
 
@@ -227,7 +226,7 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		reset(client)
 		return fmt.Errorf("forward to %s: container is at its limit of %d flows", to, g.flowLimit)
 	}
-	defer g.flows.done(to.Addr())
+	defer g.endFlow(to.Addr())
 	fl := new(flow)
 	ep, err := g.connect(ctx, &fl.wq, from, to)
 	if err != nil {
@@ -239,8 +238,7 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(g.ctx, cancel)()
-	fl.start(ctx, ep, client)
-	fl.wait()
+	fl.run(ctx, ep, client)
 	return nil
 }
 
