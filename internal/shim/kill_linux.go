@@ -57,13 +57,6 @@ func killDescendants(member func(pid int) bool) {
 	}
 }
 
-// childless asks wait, which takes a microsecond. Where the kernel keeps no list of children, finding out by
-// reading all of /proc takes 8 ms with a hundred processes, and more with more.
-func childless() bool {
-	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
-	return errors.Is(err, unix.ECHILD)
-}
-
 // children lists the calling process's own children, zombies included.
 func children() (pids []int) {
 	tasks, err := os.ReadDir("/proc/self/task")

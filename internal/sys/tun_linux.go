@@ -17,7 +17,7 @@ const (
 	TunUSO6   = unix.TUN_F_USO6
 )
 
-// Flags of TunAttach beside IFF_TAP and IFF_NO_PI, which it always sets.
+// TunVNetHeader is a flag of TunAttach, beside IFF_TAP and IFF_NO_PI, which it always sets.
 const TunVNetHeader = unix.IFF_VNET_HDR
 
 // OpenTun opens /dev/net/tun in the calling thread's network namespace. The descriptor is bare and

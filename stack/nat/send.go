@@ -104,26 +104,26 @@ func (b *sendBuf) add(m outMsg, gsoMax int) (now bool) {
 	return !b.room(sendCopy)
 }
 
-// join makes m the next datagram of the train t, if it can be.
-func (t *outMsg) join(m *outMsg, gsoMax int) bool {
-	segment := t.segment
+// join makes next the last datagram of the train m, if it can be.
+func (m *outMsg) join(next *outMsg, gsoMax int) bool {
+	segment := m.segment
 	if segment == 0 { // a single datagram so far
-		segment = len(t.data)
+		segment = len(m.data)
 	}
 	switch {
-	case len(m.data) == 0 || len(m.data) > segment || segment > gsoMax:
+	case len(next.data) == 0 || len(next.data) > segment || segment > gsoMax:
 		return false
-	case t.to != m.to || t.dst != m.dst || t.ttl != m.ttl || t.tos != m.tos:
+	case m.to != next.to || m.dst != next.dst || m.ttl != next.ttl || m.tos != next.tos:
 		return false
-	case len(t.data)%segment != 0: // it ends with a shorter one, which is the last
+	case len(m.data)%segment != 0: // it ends with a shorter one, which is the last
 		return false
-	case len(t.data)/segment >= trainMax || len(t.data)+len(m.data) > trainMaxBytes:
+	case len(m.data)/segment >= trainMax || len(m.data)+len(next.data) > trainMaxBytes:
 		return false
 	}
-	// t is in the arena, for a batch with a borrowed message is sent before the next is added; and the
-	// arena is filled in order, so m lies right behind t.
-	n := len(t.data) + len(m.data)
-	t.data, t.segment = t.data[:n], segment
+	// m is in the arena, for a batch with a borrowed message is sent before the next is added; and the
+	// arena is filled in order, so next lies right behind m.
+	n := len(m.data) + len(next.data)
+	m.data, m.segment = m.data[:n], segment
 	return true
 }
 
