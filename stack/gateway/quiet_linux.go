@@ -47,3 +47,26 @@ func receive(fd int, b []byte, flags int) (int, error) {
 	}
 	return int(n), nil
 }
+
+// writeQuietly writes what is gathered if it is one small part and there is room for all of it. Otherwise
+// parts is what is still to be written: the ordinary way waits for room, and says what is wrong.
+func (g *gather) writeQuietly(rc syscall.RawConn) (all bool) {
+	if len(g.parts) != 1 || g.n > quietBytes {
+		return false
+	}
+	g.sent = 0
+	if rc.Control(g.quiet) != nil {
+		return false
+	}
+	g.parts[0] = g.parts[0][g.sent:]
+	return len(g.parts[0]) == 0
+}
+
+func (g *gather) sendQuietly(fd uintptr) {
+	b := g.parts[0]
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if errno == 0 {
+		g.sent = int(n)
+	}
+}

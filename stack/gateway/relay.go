@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -86,8 +87,13 @@ func (f *flow) up() {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	f.wq.EventRegister(&entry)
 	defer f.wq.EventUnregister(&entry)
+	rc, err := f.conn.SyscallConn()
+	if err != nil {
+		f.kill()
+		return
+	}
 	for {
-		err := f.upOnce()
+		err := f.upOnce(rc)
 		switch err.(type) {
 		case nil:
 			continue
@@ -112,15 +118,17 @@ func (f *flow) up() {
 
 // upOnce relays what the container has sent by now. Its memory is borrowed, so that a flow that waits has
 // none of it on its stack.
-func (f *flow) upOnce() tcpip.Error {
+func (f *flow) upOnce(rc syscall.RawConn) tcpip.Error {
 	g := gathers.Get().(*gather)
 	defer g.release()
 	if _, err := f.ep.Read(g, tcpip.ReadOptions{Peek: true}); err != nil {
 		return err
 	}
-	g.bufs = g.parts
-	if _, err := g.bufs.WriteTo(f.conn); err != nil {
-		return &tcpip.ErrConnectionReset{}
+	if !g.writeQuietly(rc) {
+		g.bufs = g.parts
+		if _, err := g.bufs.WriteTo(f.conn); err != nil {
+			return &tcpip.ErrConnectionReset{}
+		}
 	}
 	consume := discard(g.n)
 	_, err := f.ep.Read(&consume, tcpip.ReadOptions{})
@@ -149,13 +157,16 @@ func (f *flow) watch(ready <-chan struct{}) {
 // gather collects the memory of queued segments up to a bound, as an io.Writer that copies nothing.
 type gather struct {
 	parts [][]byte
-	bufs  net.Buffers // what of parts is still to be written
 	n     int
 	mem   [64][]byte
+
+	bufs  net.Buffers      // what of parts is still to be written
+	quiet func(fd uintptr) // sendQuietly, bound once
+	sent  int              // by the last sendQuietly
 }
 
 var (
-	gathers       = sync.Pool{New: func() any { g := new(gather); g.parts = g.mem[:0]; return g }}
+	gathers       = sync.Pool{New: newGather}
 	errGatherFull = errors.New("gather is full")
 )
 
@@ -163,6 +174,12 @@ func (g *gather) release() {
 	clear(g.mem[:len(g.parts)])
 	g.parts, g.bufs, g.n = g.mem[:0], nil, 0
 	gathers.Put(g)
+}
+
+func newGather() any {
+	g := new(gather)
+	g.parts, g.quiet = g.mem[:0], g.sendQuietly
+	return g
 }
 
 // Write notes b. It is valid until the segments are consumed.
