@@ -33,7 +33,7 @@ var conformance = []struct {
 	{"RST beside the exact sequence number", inexactRST, ""},
 	{"SYN in an established connection", establishedSYN, ""},
 	{"window shrinks", windowShrinks, ""},
-	{"zero window probe", zeroWindowProbe, ""},
+	{"zero window probe", zeroWindowProbe, ""}, // TCP-06
 	{"zero receive window", zeroReceiveWindow, ""},
 	{"window of the handshake", handshakeWindow, ""},
 	{"window on data segments", piggybackWindow, ""},
