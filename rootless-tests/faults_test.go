@@ -17,7 +17,7 @@ import (
 func gone(t *testing.T, r *rig.Rig, pids []int, port uint16, name string, limit time.Duration) {
 	t.Helper()
 	rig.WaitFor(t, limit, "end of all processes", func() bool { return !slices.ContainsFunc(pids, alive) })
-	rig.WaitFor(t, limit, "end of the listeners", func() bool { return len(listenersOn(t, r, port)) == 0 })
+	rig.WaitFor(t, limit, "end of the listeners", func() bool { return len(listenersOn(t, port)) == 0 })
 	rig.WaitFor(t, limit, "end of the files of "+name, func() bool {
 		return !slices.ContainsFunc(runtimeFiles(t), func(f string) bool { return strings.Contains(f, name) })
 	})
@@ -67,7 +67,7 @@ func TestKillShim(t *testing.T) {
 		t.Fatal(err)
 	}
 	rig.WaitFor(t, 5*time.Second, "end of all processes", func() bool { return !slices.ContainsFunc(pids, alive) })
-	rig.WaitFor(t, 5*time.Second, "end of the listeners", func() bool { return len(listenersOn(t, r, port)) == 0 })
+	rig.WaitFor(t, 5*time.Second, "end of the listeners", func() bool { return len(listenersOn(t, port)) == 0 })
 	// A file may be left, which nothing could have removed; it is in nobody's way.
 	next := r.Run(t, "--name", "killshim", "--publish", spec)
 	next.End(t)

@@ -72,7 +72,7 @@ func TestLU08(t *testing.T) {
 					t.Errorf("message does not say %q: %s", s, p.Stderr)
 				}
 			}
-			if l := listenersOn(t, r, free); len(l) > 0 {
+			if l := listenersOn(t, free); len(l) > 0 {
 				t.Errorf("the other port is still bound: %v", l)
 			}
 		})
@@ -115,7 +115,7 @@ func TestLU08Race(t *testing.T) {
 	if winner == nil {
 		t.Fatal("no sandbox has the port")
 	}
-	if l := listenersOn(t, r, port); !slices.Equal(l, []string{"tcp 0.0.0.0", "tcp ::"}) {
+	if l := listenersOn(t, port); !slices.Equal(l, []string{"tcp 0.0.0.0", "tcp ::"}) {
 		t.Errorf("listeners: %v", l)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -152,11 +152,11 @@ func TestLU09(t *testing.T) {
 			t.Parallel()
 			port := nextPort()
 			sb := r.Run(t, "--publish", fmt.Sprintf(tt.publish, port))
-			if got := listenersOn(t, r, port); !slices.Equal(got, tt.want) {
+			if got := listenersOn(t, port); !slices.Equal(got, tt.want) {
 				t.Errorf("bound %v, want %v", got, tt.want)
 			}
 			sb.End(t)
-			if got := listenersOn(t, r, port); len(got) > 0 {
+			if got := listenersOn(t, port); len(got) > 0 {
 				t.Errorf("bound after the end: %v", got)
 			}
 		})

@@ -1,6 +1,8 @@
 package rootlesstests
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"os"
@@ -132,7 +134,8 @@ type listener struct {
 	at    netip.AddrPort
 }
 
-// listeners are those in H, as ss shows them, in a fixed order.
+// listeners are those in H, as ss shows them, in a fixed order. Its list is garbled when there are thousands, which
+// tests that run in parallel may have.
 func listeners(t testing.TB, r *rig.Rig) (all []listener) {
 	t.Helper()
 	for line := range strings.Lines(r.H.Run(t, "ss", "-Hltun")) {
@@ -153,15 +156,36 @@ func listeners(t testing.TB, r *rig.Rig) (all []listener) {
 	return all
 }
 
-// listenersOn are the listeners on a host port.
-func listenersOn(t testing.TB, r *rig.Rig, port uint16) (all []string) {
+// listenersOn are the listeners on a host port, from /proc/net, whose format is that of proc_net_tcp.txt.
+func listenersOn(t testing.TB, port uint16) (all []string) {
 	t.Helper()
-	for _, l := range listeners(t, r) {
-		if l.at.Port() == port {
-			all = append(all, l.proto+" "+l.at.Addr().String())
+	for _, table := range []struct{ name, state string }{{"tcp", "0A"}, {"tcp6", "0A"}, {"udp", "07"}, {"udp6", "07"}} {
+		b, err := os.ReadFile("/proc/self/net/" + table.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if at, ok := strings.CutSuffix(f[1], fmt.Sprintf(":%04X", port)); ok && f[3] == table.state {
+				all = append(all, strings.TrimSuffix(table.name, "6")+" "+kernelAddr(t, at).String())
+			}
 		}
 	}
 	return all
+}
+
+// kernelAddr reads an address as the kernel prints it: words of 32 bits, each a number in the machine's byte order.
+func kernelAddr(t testing.TB, s string) netip.Addr {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // runtimeFiles are what usernet keeps of running sandboxes.

@@ -49,7 +49,7 @@ func TestPorts(t *testing.T) {
 	if code != 1 || !strings.Contains(message, "address already in use") || !strings.Contains(message, fmt.Sprint(busy)) {
 		t.Errorf("add a port that is taken: exit code %d: %s", code, message)
 	}
-	if l := listenersOn(t, r, tcp); len(l) > 0 {
+	if l := listenersOn(t, tcp); len(l) > 0 {
 		t.Errorf("the other port of a refused command is bound: %v", l)
 	}
 
@@ -82,7 +82,7 @@ func TestPorts(t *testing.T) {
 	}
 	wantEchoed(t, open, "still open")
 	mustUsernet(t, r, "port", "rm", "ports", fmt.Sprint(tcp))
-	if l := listenersOn(t, r, tcp); len(l) > 0 {
+	if l := listenersOn(t, tcp); len(l) > 0 {
 		t.Errorf("removed, but bound: %v", l)
 	}
 	if _, err := open.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
