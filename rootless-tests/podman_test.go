@@ -115,7 +115,7 @@ func TestPodmanInside(t *testing.T) {
 				t.Errorf("exit code %d, want %d", code, end.code)
 			}
 			rig.WaitFor(t, rig.Patience, "end of all processes", func() bool { return !slices.ContainsFunc(inside, alive) })
-			if on := listenersOn(t, r, port); len(on) > 0 {
+			if on := listenersOn(t, port); len(on) > 0 {
 				t.Errorf("the port is still open: %v", on)
 			}
 		})
@@ -162,7 +162,7 @@ func TestPodmanAttach(t *testing.T) {
 				}
 			})
 			podman(t, end...)
-			rig.WaitFor(t, 5*time.Second, "end of the published port", func() bool { return len(listenersOn(t, r, port)) == 0 })
+			rig.WaitFor(t, 5*time.Second, "end of the published port", func() bool { return len(listenersOn(t, port)) == 0 })
 			if code := p.Exit(t); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
