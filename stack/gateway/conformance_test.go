@@ -47,7 +47,7 @@ var conformance = []struct {
 	{"FIN with data", finWithData, ""},
 	{"old timestamp", oldTimestamp, "netstack does not reject old timestamps (PAWS, RFC 7323 §5)"},
 	{"RST in TIME-WAIT", timeWaitRST, "netstack leaves TIME-WAIT on no RST (RFC 9293 §3.10.7.4)"},
-	{"loss found by time", rack, ""},
+	{"loss found by time", rack, "RACK is switched off: it takes a reader that is scheduled late for a loss (setTCPOptions)"},
 }
 
 // scene is what a case works on: a gateway, an outside, and a connection if it wants one.

@@ -94,8 +94,8 @@ func TestLoss(t *testing.T) {
 	w.toContainer.impair(0.01, 0.05)
 	w.toGateway.impair(0.01, 0.05)
 	c, h := pair(t, w, o, outside4)
-	transfer(t, 2<<20, c, h, func() { c.CloseWrite() })
-	transfer(t, 2<<20, h, c, func() { h.CloseWrite() })
+	transfer(t, 1<<20, c, h, func() { c.CloseWrite() })
+	transfer(t, 1<<20, h, c, func() { h.CloseWrite() })
 }
 
 // TestHalfClose: the container ends its direction and still receives (NAT-24).
