@@ -23,7 +23,7 @@ func attach(t *testing.T, r *rig.Rig, args ...string) *rig.Process {
 	}
 	defer ready.Close()
 	// Standard input is the one descriptor a test hands on; that it is a pipe's other end does not matter.
-	p := r.Usernet(t, w, append([]string{"attach", "--ready-fd", "0"}, args...)...)
+	p := r.Usernet(t, w, append([]string{"attach", "--log-level", "info", "--ready-fd", "0"}, args...)...)
 	w.Close()
 	if err := ready.SetReadDeadline(time.Now().Add(rig.Patience)); err != nil {
 		t.Fatal(err)

@@ -232,21 +232,21 @@ func TestRX06(t *testing.T) {
 	if p := percentile(failed, 100); p > time.Second {
 		t.Errorf("a connection out was refused after %v", p)
 	}
-	// The kernel accepts connections in; what matters is how soon those over the limit are closed.
+	// The kernel accepts connections in; what matters is how soon those over the limit are closed. Some are so soon that
+	// the client's connect fails.
 	in, _ := open(t, r.X1, at(rig.H4, port), 400)
-	var refused []time.Duration
+	kept := 0
 	began := time.Now()
 	for _, c := range in {
 		if err := c.SetReadDeadline(began.Add(2 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			refused = append(refused, time.Since(began))
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			kept++
 		}
 	}
-	t.Logf("%d connections in, %d refused within 2 s", len(in), len(refused))
-	if len(refused) < 150 {
-		t.Errorf("of %d connections in %d were refused", len(in), len(refused))
+	if len(out)+kept > 256 {
+		t.Errorf("%d connections out and %d in with 256 descriptors, 2 s later", len(out), kept)
 	}
 	if p := processor(t, datapath, 2*time.Second); p >= 0.05 {
 		t.Errorf("datapath uses %.0f %% of a processor out of descriptors, want less than 5", 100*p)
