@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/l2"
 )
@@ -49,6 +50,7 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 	for bad := 0; ; {
 		d.provide(b)
 		n, err := d.reader.Read()
+		full := false
 		for read := 1; ; read++ {
 			if err == nil && n == 0 {
 				err = io.ErrUnexpectedEOF // a TAP never says so; a socket in its place does
@@ -60,6 +62,7 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 				break
 			}
 			if read == batchFrames {
+				full = true
 				break
 			}
 			d.provide(b)
@@ -70,6 +73,10 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 		}
 		b.flush(input)
 		idle()
+		if full {
+			// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
+			sys.Yield()
+		}
 		if err != nil {
 			if errors.Is(err, os.ErrClosed) {
 				return nil
