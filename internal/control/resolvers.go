@@ -44,6 +44,9 @@ func (s *supervisor) watch() {
 
 func (s *supervisor) watchResolvConf(path string) {
 	wait(s.ctx, watchDelay)
+	if s.ctx.Err() != nil {
+		return
+	}
 	err := resolvconf.Watch(s.ctx, path, func(content []byte) {
 		u := upstreams(content)
 		// Only the latest counts: take back what the supervisor has not seen yet. Nobody else sends.
@@ -53,7 +56,7 @@ func (s *supervisor) watchResolvConf(path string) {
 		}
 		s.upstreams <- u
 	})
-	if err != nil {
+	if err != nil && s.ctx.Err() == nil {
 		s.log.Warn("changes of the host's resolvers go unnoticed", "err", err)
 	}
 }
