@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -113,7 +114,7 @@ func checkDatapath(ctx context.Context, a *app) finding {
 	defer cancel()
 	c, err := control.Start(ctx, control.Config{
 		Network:  p.network,
-		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}, Stderr: a.stdio.Err},
+		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}, Stderr: a.stdio.Err, Level: slog.LevelWarn},
 	})
 	if err == nil {
 		defer c.Close()
