@@ -36,6 +36,8 @@
 //
 // A test is named for the requirement it shows: TestNAT26 is NAT-26, and go test -run 'TestNAT' lists and runs
 // those on NAT. NAT is conformance to RFC 4787, 5382, 5508 and 6888; TCP and UDP are the transports; HC is the
-// hostile container, root in its namespaces with raw sockets on its TAP. What is a matter of minutes (idle
-// timers) is tested beside the code with a clock passed in.
+// hostile container, root in its namespaces with raw sockets on its TAP; DN the name server, LU the local user, FT
+// faults of processes and of the host, RX and SK load. What is a matter of minutes (idle timers) is tested beside
+// the code with a clock passed in. Tests of real programs bear their names: TestCurl, TestPodmanInside; those of
+// the command line are the scripts in testdata/script.
 package rootlesstests
