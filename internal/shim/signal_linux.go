@@ -33,6 +33,9 @@ func reachedCommand(s syscall.Signal) bool {
 	switch s {
 	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH:
 		return inForeground()
+	case syscall.SIGCONT:
+		// A shell resumes its jobs as groups. Passed on late, the signal would undo the next ^Z for CMD alone.
+		return hasTerminal()
 	}
 	return false
 }
