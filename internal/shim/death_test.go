@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -76,10 +77,14 @@ func waitGone(t *testing.T, pids []int) {
 // initOf finds the init of a sandbox.
 func initOf(t *testing.T, s *shim) int {
 	t.Helper()
-	for _, p := range descendants(s.Process.Pid) {
-		if p.ppid == s.Process.Pid {
-			return p.pid
+	// While processes come and go the kernel's lists of children may leave one out (proc(5), children).
+	for range 1000 {
+		for _, p := range descendants(s.Process.Pid) {
+			if p.ppid == s.Process.Pid {
+				return p.pid
+			}
 		}
+		runtime.Gosched()
 	}
 	t.Fatal("the shim has no child")
 	return 0
