@@ -12,7 +12,7 @@
 //     TCP goes to netstack, which terminates it; a SYN that matches no connection reaches
 //     handleSYN, which asks the policy, dials the host, and only then answers the SYN.
 //     UDP never sees netstack: published-port replies, DNS, DHCP, then nat.UDP.
-//     ICMP echo to our addresses is answered here; any other goes to nat.Ping.
+//     ICMP echo to our addresses is answered by netstack; any other goes to nat.Ping.
 //
 // What comes back is either netstack's (linkEndpoint.WritePackets) or a complete IP packet of ours
 // (EmitIP); both become frames and enter the bridge through the port's own Input.

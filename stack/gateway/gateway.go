@@ -85,7 +85,7 @@ type Pinger interface {
 	Input(p *ip.Packet)
 }
 
-// Config is what a Gateway is made of. Spec, Policy and Link are required.
+// Config is what a Gateway is made of. Spec and Policy are required.
 type Config struct {
 	Spec   spec.Network
 	Policy *nat.Policy
@@ -93,7 +93,7 @@ type Config struct {
 	Log    *slog.Logger
 	// Descriptors is how many files the process may have open; 0 means no bound is known.
 	Descriptors int
-	// Dialer opens connections to the outside; nil means the host's sockets.
+	// Dial opens connections to the outside; nil means the host's sockets.
 	// Tests give one that hangs, refuses or stays in memory.
 	Dial func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
 }

@@ -20,7 +20,8 @@ import (
 // timestamps differ from the next, and the next acknowledges more: duplicate ACKs, SACK blocks,
 // data, ECN and FIN are never left out. Linux and network cards do the same in GRO.
 //
-// Measured with iperf3 -R at MTU 1500 on 2 busy cores: 2.9 Gbit/s without, see docs/PERFORMANCE.md.
+// Seen with iperf3 -R at MTU 1500: under strace, writes to the TAP of 3 to 12 KiB without; with it 400 MiB
+// took 61 KiB a read and a write each.
 
 // supersedes reports whether ACK b makes ACK a, which came just before it, redundant.
 func supersedes(b, a *l2.Frame) bool {
