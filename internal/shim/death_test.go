@@ -33,7 +33,8 @@ func family(mark string) []string {
 		wait`, mark))
 }
 
-// marked returns the processes that have mark in their environment, or in their arguments.
+// marked returns the processes that have mark in their environment. One that is in the middle of an
+// execve shows none (proc(5), environ): use waitMarked for those that must be there.
 func marked(t *testing.T, mark string) (pids []int) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -51,6 +52,20 @@ func marked(t *testing.T, mark string) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// waitMarked waits until n processes have mark in their environment, and returns them.
+func waitMarked(t *testing.T, mark string, n int) []int {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		pids := marked(t, mark)
+		if len(pids) >= n {
+			return pids
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("only processes %v", pids)
+		}
+	}
 }
 
 // waitGone waits for the end of processes, five seconds in all.
@@ -127,10 +142,7 @@ func TestNothingStays(t *testing.T) {
 				for range 6 {
 					s.line("up")
 				}
-				pids := marked(t, mark)
-				if len(pids) < 6 {
-					t.Fatalf("only processes %v", pids)
-				}
+				pids := waitMarked(t, mark, 6)
 				all := descendants(s.Process.Pid)
 				tt.kill(t, s)
 				if code := s.code(); code != tt.code {
