@@ -12,6 +12,8 @@ import (
 // Network is what control says about one Network. It is inert: JSON in, JSON out; it becomes a
 // live Network in the datapath process.
 type Network struct {
+	// ID names the Network between control and the datapath.
+	ID   string `json:"id"`
 	Name string `json:"name"`
 	// MTU is the container-side MTU in layer 3 bytes, 68 to 65535 (1280 at least with IPv6).
 	MTU int `json:"mtu"`
@@ -30,6 +32,14 @@ type Network struct {
 	// GatewayMAC is the link address of all four.
 	GatewayMAC l2.MAC `json:"gateway_mac,omitzero"`
 
+	// NoNames means that Endpoints have no names here (Docker's default bridge); the DNS addresses forward.
+	NoNames bool `json:"no_names,omitempty"`
+	// Apart means that containers do not talk to each other (icc off), except where an Endpoint accepts it.
+	Apart bool `json:"apart,omitempty"`
+	// NoGateway means that the gateway addresses answer nothing and route nothing (gateway mode
+	// isolated); the resolver at 127.0.0.11 works nevertheless.
+	NoGateway bool `json:"no_gateway,omitempty"`
+
 	// Policy says what containers may reach.
 	Policy Policy `json:"policy"`
 	// Outbound4 and Outbound6 are the host addresses new flows leave from; zero lets the kernel choose.
@@ -42,6 +52,9 @@ type Network struct {
 // Policy says which destinations outside a container may reach. Everything not named here that
 // is an ordinary unicast address is allowed.
 type Policy struct {
+	// NoEgress means that nothing leaves the Network: --internal, or no masquerading. The gateway's own
+	// addresses and the DNS answer.
+	NoEgress bool `json:"no_egress,omitempty"`
 	// HostLoopback lets the gateway addresses stand for 127.0.0.1 and ::1 of the host.
 	HostLoopback bool `json:"host_loopback,omitempty"`
 	// Metadata lets the cloud metadata addresses through.
@@ -71,6 +84,34 @@ type Endpoint struct {
 	// Strict binds the port to MAC and Addrs alone. It is off for guests whose addresses control
 	// does not know (a guest that configures itself): then the subnets bound the sources.
 	Strict bool `json:"strict"`
-	// Names resolve to Addrs in the Network's DNS.
+	// Names resolve to Addrs in the Network's DNS; the first is what the reverse lookup says.
 	Names []string `json:"names,omitempty"`
+	// Resolver says what the container's own queries are answered from.
+	Resolver Resolver `json:"resolver,omitzero"`
+	// Accept are holes in a Network whose containers may not talk to each other (Network.Apart).
+	Accept []Accept `json:"accept,omitempty"`
+}
+
+// Resolver is one container's view of names. Docker's resolver belongs to a container, not to a
+// network: it looks a name up in all networks of the container, in order. The zero value sees the
+// names of the Endpoint's own Network and forwards the rest.
+type Resolver struct {
+	// Networks are the IDs of the Networks whose names are seen, in order; nil means its own alone.
+	Networks []string `json:"networks,omitempty"`
+	// Links are aliases that this container alone sees; each stands for names, looked up when asked for.
+	Links map[string][]string `json:"links,omitempty"`
+	// Upstreams are asked for what is not known here, in place of the Network's.
+	Upstreams []netip.AddrPort `json:"upstreams,omitempty"`
+	// Closed means that nothing is forwarded (all its Networks are internal).
+	Closed bool `json:"closed,omitempty"`
+	// NDots means that an unknown name without a dot is not forwarded: NOERROR without data, so that
+	// the client goes on with its search list.
+	NDots bool `json:"ndots,omitempty"`
+}
+
+// Accept lets the Endpoint From reach this one on a port, and the answers back, where icc is off.
+type Accept struct {
+	From  string `json:"from"`  // id of an Endpoint of the same Network
+	Proto string `json:"proto"` // tcp or udp
+	Port  uint16 `json:"port"`
 }

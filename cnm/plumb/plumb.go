@@ -1,0 +1,52 @@
+// Package plumb says what control asks of a sandbox's namespaces: interfaces, routes, files. Inert, JSON.
+//
+// It is a leaf, so that the shim, which does these things, and the Controller, which decides them, need not
+// know each other.
+package plumb
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/stack/l2"
+)
+
+// Link is an interface inside a sandbox and how it is addressed. An invalid address is left out.
+type Link struct {
+	// EndpointID is whose leg it is.
+	EndpointID string       `json:"endpoint_id"`
+	Name       string       `json:"name"`
+	MTU        int          `json:"mtu"`
+	MAC        l2.MAC       `json:"mac,omitzero"`
+	Addr4      netip.Prefix `json:"addr4,omitzero"` // with the length of its subnet
+	Addr6      netip.Prefix `json:"addr6,omitzero"`
+	// LinkLocal are further addresses, of 169.254.0.0/16 and fe80::/64.
+	LinkLocal []netip.Prefix `json:"link_local,omitempty"`
+	// Sysctls are settings by their names, such as net.ipv4.conf.eth0.log_martians.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+}
+
+// Routes are what a sandbox's routing depends on beside the subnets of its Links: the default routes and the
+// way to the resolver. They replace what was before.
+type Routes struct {
+	Default4 Hop `json:"default4,omitzero"`
+	Default6 Hop `json:"default6,omitzero"`
+	// Resolver is where 127.0.0.11 is; its Addr is not used, only Dev and MAC. Without it that address is
+	// the sandbox's own loopback as any of 127.0.0.0/8.
+	Resolver Hop `json:"resolver,omitzero"`
+}
+
+// Hop is a next hop; the zero Hop means none.
+type Hop struct {
+	Dev  string     `json:"dev"`
+	Addr netip.Addr `json:"addr,omitzero"`
+	MAC  l2.MAC     `json:"mac,omitzero"`
+}
+
+// IsZero reports whether there is none.
+func (h Hop) IsZero() bool { return h.Dev == "" }
+
+// File is one file of the sandbox that hides the host's of the same name.
+type File struct {
+	Path    string `json:"path"` // absolute
+	Content string `json:"content"`
+}
