@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -41,11 +42,20 @@ var needed = map[Purpose]map[string]string{
 		"curl": "curl", "iperf3": "iperf3", "dig": "bind9-dnsutils", "socat": "socat",
 		"busybox": "busybox-static", "podman": "podman",
 		"dhclient": "isc-dhcp-client", "rdisc6": "ndisc6",
+		"docker": "docker.io",
 	},
 	Bench: {
-		"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3",
+		"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3", "podman": "podman",
+		"busybox": "busybox-static", "/usr/lib/podman/aardvark-dns": "aardvark-dns", "/usr/lib/podman/netavark": "netavark",
 	},
 }
+
+// alone are the packages of which only the program is wanted, with where it is in them: installing docker.io would
+// start a daemon.
+var alone = map[string]string{"docker.io": "usr/bin/docker"}
+
+// placed is where the programs of alone are put.
+const placed = "/usr/local/bin"
 
 // Provide installs what is missing for the purposes, and says so on w.
 func Provide(w io.Writer, purposes ...Purpose) error {
@@ -63,17 +73,59 @@ func Provide(w io.Writer, purposes ...Purpose) error {
 		return fmt.Errorf("find programs: not installed: %s; install these packages, as root on Debian by `apt-get install %[1]s`", list)
 	}
 	fmt.Fprintln(w, "installing", list)
-	for _, args := range [][]string{{"update", "-q"}, append([]string{"install", "-qy", "--no-install-recommends"}, missing...)} {
-		c := exec.Command(apt, args...)
+	run := func(dir, name string, args ...string) error {
+		c := exec.Command(name, args...)
+		c.Dir = dir
 		c.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := c.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w; install by hand: %s\n%s", args[0], err, list, out)
+			return fmt.Errorf("%s %s: %w; install by hand: %s\n%s", filepath.Base(name), args[0], err, list, out)
+		}
+		return nil
+	}
+	if err := run("", apt, "update", "-q"); err != nil {
+		return err
+	}
+	var whole []string
+	for _, p := range missing {
+		if alone[p] == "" {
+			whole = append(whole, p)
+		} else if err := extract(p, func(dir string, args ...string) error { return run(dir, args[0], args[1:]...) }); err != nil {
+			return err
+		}
+	}
+	if len(whole) > 0 {
+		if err := run("", apt, append([]string{"install", "-qy", "--no-install-recommends"}, whole...)...); err != nil {
+			return err
 		}
 	}
 	if missing, err = Missing(purposes...); err == nil && len(missing) > 0 {
 		err = errors.New("find programs: not found although their packages are installed: " + strings.Join(missing, " "))
 	}
 	return err
+}
+
+// extract takes the one program out of a package, which it does not install.
+func extract(p string, run func(dir string, args ...string) error) error {
+	dir, err := os.MkdirTemp("", "programs-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	// apt's own user, which fetches, has to write there.
+	if err := os.Chmod(dir, 0o777); err != nil {
+		return err
+	}
+	if err := run(dir, "apt-get", "download", p); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, p+"_*.deb"))
+	if err != nil || len(files) != 1 {
+		return fmt.Errorf("download %s: found %d files", p, len(files))
+	}
+	if err := run(dir, "dpkg-deb", "-x", files[0], dir); err != nil {
+		return err
+	}
+	return run(dir, "install", "-m", "0755", filepath.Join(dir, alone[p]), placed)
 }
 
 // Missing returns the packages of what is not there, sorted.

@@ -52,8 +52,15 @@ func (o *Output) String() string {
 // when it has not ended by then, and its log is in the test's when the test fails.
 func (r *Rig) Usernet(t testing.TB, stdin *os.File, args ...string) *Process {
 	t.Helper()
+	return startUsernet(t, nil, stdin, args...)
+}
+
+// startUsernet is Usernet with an environment, in addition to the tests' own.
+func startUsernet(t testing.TB, env []string, stdin *os.File, args ...string) *Process {
+	t.Helper()
 	p := &Process{Cmd: exec.Command(Usernet, args...), Stdout: &Output{}, Stderr: &Output{}, done: make(chan struct{})}
 	p.Cmd.Dir = "/"
+	p.Cmd.Env = append(os.Environ(), env...)
 	if stdin != nil {
 		p.Cmd.Stdin = stdin
 	}
@@ -183,12 +190,17 @@ var (
 // Run starts `usernet run FLAGS` and waits until its command runs. It is ended with the test.
 func (r *Rig) Run(t testing.TB, flags ...string) *Sandbox {
 	t.Helper()
+	return runNode(t, nil, flags...)
+}
+
+func runNode(t testing.TB, env []string, flags ...string) *Sandbox {
+	t.Helper()
 	mine, theirs, err := sys.Socketpair()
 	if err != nil {
 		t.Fatal(err)
 	}
 	args := slices.Concat([]string{"run"}, flags, []string{"--", nodeExe, nodeRole, "0"})
-	p := r.Usernet(t, theirs, args...)
+	p := startUsernet(t, env, theirs, args...)
 	theirs.Close()
 	sb := &Sandbox{newNode("sandbox", mine), p}
 	t.Cleanup(func() { sb.Node.Close() })
