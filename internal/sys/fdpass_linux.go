@@ -83,6 +83,32 @@ func controlFD(f *os.File, use func(fd int)) error {
 // open no more (SCM_RIGHTS in unix(7)).
 var ErrDescriptorsLost = errors.New("receive message: descriptors are missing; raise the limit of open files")
 
+// NextMessage waits for a message and returns its length, without taking it. io.EOF says that the peer is gone.
+func NextMessage(rc syscall.RawConn) (int, error) {
+	var n int
+	var rerr error
+	var some [1]byte // the kernel counts the whole message all the same
+	err := rc.Read(func(fd uintptr) bool {
+		for {
+			n, _, _, _, rerr = unix.Recvmsg(int(fd), some[:], nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+			if rerr != unix.EINTR {
+				return rerr != unix.EAGAIN
+			}
+		}
+	})
+	err = closedError(rc, err)
+	switch {
+	case err == nil && rerr == nil && n == 0:
+		err = io.EOF
+	case err == nil:
+		err = rerr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("receive message: %w", err)
+	}
+	return n, nil
+}
+
 // RecvMessage waits for a message, puts it into buf and returns its length and the descriptors
 // that came with it, close-on-exec, which become the caller's. io.EOF says that the peer is gone.
 // A message that does not fit is an error. One whose descriptors were cut off by the kernel is there
