@@ -108,7 +108,7 @@ func completeSandbox(cmd *cobra.Command, args []string, _ string) ([]string, cob
 	}
 	var ids []string
 	for _, e := range entries {
-		ids = append(ids, e.ID+"\t"+shorten(strings.Join(e.Command, " ")))
+		ids = append(ids, e.Name+"\t"+shorten(strings.Join(e.Command, " ")))
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
@@ -124,7 +124,7 @@ func withSandbox(ctx context.Context, nameOrPID string, do func(d *registry.Dir,
 	if err != nil {
 		return err
 	}
-	return do(d, e.ID)
+	return do(d, e.Name)
 }
 
 func (a *app) portList(ctx context.Context, sandbox string, port []string) error {

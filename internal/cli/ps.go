@@ -100,7 +100,7 @@ func (a *app) ps(ctx context.Context, o *psOptions) error {
 // ask completes what the directory says of a sandbox by what it says itself, if it answers.
 func ask(ctx context.Context, d *registry.Dir, e registry.Entry, o *psOptions) psRow {
 	r := psRow{
-		ID: e.ID, Kind: e.Kind, PID: e.PID, ShimPID: e.ShimPID, Addresses: e.Addrs,
+		ID: e.Name, Kind: e.Kind, PID: e.PID, ShimPID: e.ShimPID, Addresses: e.Addrs,
 		Command: e.Command, Created: e.Created, State: "unreachable",
 	}
 	if o.quiet {
@@ -108,13 +108,13 @@ func ask(ctx context.Context, d *registry.Dir, e registry.Entry, o *psOptions) p
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	l, err := d.Sandbox(ctx, e.ID)
+	l, err := d.Sandbox(ctx, e.Name)
 	if err != nil {
 		return r
 	}
 	r.State, r.Ports, r.DatapathPID, r.Restarts, r.Weakened = l.State, l.Ports, l.DatapathPID, l.Restarts, l.Weakened
 	if o.stats {
-		if st, err := d.Stats(ctx, e.ID); err == nil {
+		if st, err := d.Stats(ctx, e.Name); err == nil {
 			r.Stats = &st
 		}
 	}

@@ -12,10 +12,13 @@ import (
 // ErrUnsafe is the cause when a runtime directory exists and could be written by somebody else.
 var ErrUnsafe = errors.New("unsafe runtime directory")
 
+// sandboxesDir is where the sandboxes are in the runtime directory.
+const sandboxesDir = "sandboxes"
+
 // Dir is a user's runtime directory. It is safe for concurrent use, also by several processes.
 type Dir struct {
 	path string
-	root *os.Root
+	root *os.Root // of sandboxesDir
 }
 
 // Open finds the calling user's runtime directory and makes it if need be: $XDG_RUNTIME_DIR, or
@@ -65,15 +68,22 @@ func openIn(base, name string) (*Dir, error) {
 	if err := safe(path, fi); err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(path)
+	outer, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open runtime directory: %w", err)
 	}
+	defer outer.Close()
 	// What was opened is what was looked at: in /tmp there was time to swap it.
-	opened, err := root.Stat(".")
+	opened, err := outer.Stat(".")
 	if err != nil || !os.SameFile(fi, opened) {
-		root.Close()
 		return nil, fmt.Errorf("open runtime directory %s: %w: it was replaced meanwhile", path, ErrUnsafe)
+	}
+	if err := outer.Mkdir(sandboxesDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make runtime directory: %w", err)
+	}
+	root, err := outer.OpenRoot(sandboxesDir)
+	if err != nil {
+		return nil, fmt.Errorf("open runtime directory: %w", err)
 	}
 	return &Dir{path: path, root: root}, nil
 }
@@ -98,7 +108,7 @@ func safe(path string, fi fs.FileInfo) error {
 	return fmt.Errorf("open runtime directory %s: %w: %s; %s", path, ErrUnsafe, why, todo)
 }
 
-// Path is where the directory is.
+// Path is where the directory is; the daemon's sockets are in it too.
 func (d *Dir) Path() string { return d.path }
 
 // Close lets go of the directory. Registrations go on.

@@ -28,20 +28,20 @@ func (d *Dir) List(ctx context.Context) ([]Entry, error) {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
 	var list []Entry
-	for _, id := range names {
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("list sandboxes: %w", err)
 		}
-		if CheckID(id) != nil {
+		if CheckName(name) != nil {
 			continue
 		}
-		if !locked(d.root, filepath.Join(id, lockName)) {
-			if err := d.clean(id); err != nil {
+		if !locked(d.root, filepath.Join(name, lockName)) {
+			if err := d.clean(name); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		if e, err := d.read(id); err == nil {
+		if e, err := d.read(name); err == nil {
 			list = append(list, e)
 		}
 	}
@@ -49,30 +49,30 @@ func (d *Dir) List(ctx context.Context) ([]Entry, error) {
 		if c := a.Created.Compare(b.Created); c != 0 {
 			return c
 		}
-		return strings.Compare(a.ID, b.ID)
+		return strings.Compare(a.Name, b.Name)
 	})
 	return list, nil
 }
 
 // clean removes the directory of a sandbox that seems dead, if it still does once nobody can start
-// one of that id.
-func (d *Dir) clean(id string) error {
+// one of that name.
+func (d *Dir) clean(name string) error {
 	all, err := lockFile(d.root, dirLock, true)
 	if err != nil {
-		return fmt.Errorf("remove dead sandbox %s: %w", id, err)
+		return fmt.Errorf("remove dead sandbox %s: %w", name, err)
 	}
 	defer all.Close()
-	if locked(d.root, filepath.Join(id, lockName)) {
+	if locked(d.root, filepath.Join(name, lockName)) {
 		return nil
 	}
-	if err := d.root.RemoveAll(id); err != nil {
-		return fmt.Errorf("remove dead sandbox %s: %w", id, err)
+	if err := d.root.RemoveAll(name); err != nil {
+		return fmt.Errorf("remove dead sandbox %s: %w", name, err)
 	}
 	return nil
 }
 
-func (d *Dir) read(id string) (Entry, error) {
-	f, err := d.root.Open(filepath.Join(id, stateName))
+func (d *Dir) read(name string) (Entry, error) {
+	f, err := d.root.Open(filepath.Join(name, stateName))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -88,30 +88,43 @@ func (d *Dir) read(id string) (Entry, error) {
 	if err := json.Unmarshal(b, &e); err != nil {
 		return Entry{}, err
 	}
-	if e.ID != id {
-		return Entry{}, fmt.Errorf("it says id %q", e.ID)
+	if e.Name != name {
+		return Entry{}, fmt.Errorf("it says name %q", e.Name)
 	}
 	return e, nil
 }
 
-// Find returns the running sandbox of that name, or whose shim or init has that process id. The
-// error wraps ErrNotFound.
-func (d *Dir) Find(ctx context.Context, nameOrPID string) (Entry, error) {
+// Find returns the running sandbox that ref names: its id, its name, the beginning of its id, or the process id of its
+// shim or init, in this order. The error wraps ErrNotFound or ErrAmbiguous.
+func (d *Dir) Find(ctx context.Context, ref string) (Entry, error) {
 	list, err := d.List(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	for _, e := range list {
-		if e.ID == nameOrPID {
-			return e, nil
-		}
-	}
-	if pid, err := strconv.Atoi(nameOrPID); err == nil && pid > 0 {
+	return find(list, ref)
+}
+
+func find(list []Entry, ref string) (Entry, error) {
+	pid, err := strconv.Atoi(ref)
+	byPID := err == nil && pid > 0
+	for _, is := range []func(Entry) bool{
+		func(e Entry) bool { return e.ID == ref },
+		func(e Entry) bool { return e.Name == ref },
+		func(e Entry) bool { return ref != "" && strings.HasPrefix(e.ID, ref) },
+		func(e Entry) bool { return byPID && (e.PID == pid || e.ShimPID == pid) },
+	} {
+		var found []Entry
 		for _, e := range list {
-			if e.PID == pid || e.ShimPID == pid {
-				return e, nil
+			if is(e) {
+				found = append(found, e)
 			}
 		}
+		if len(found) > 1 {
+			return Entry{}, fmt.Errorf("find sandbox %q: %w; write more of the id", ref, ErrAmbiguous)
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
 	}
-	return Entry{}, fmt.Errorf("find sandbox %q: %w; usernet ps shows which there are", nameOrPID, ErrNotFound)
+	return Entry{}, fmt.Errorf("find sandbox %q: %w; usernet ps shows which there are", ref, ErrNotFound)
 }

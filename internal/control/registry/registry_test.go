@@ -34,7 +34,7 @@ func TestRegisterListClose(t *testing.T) {
 		t.Errorf("entry %+v", e)
 	}
 	for _, pid := range []int{4242, os.Getpid()} {
-		if by, err := d.Find(t.Context(), fmt.Sprint(pid)); err != nil || by.ID != "web" {
+		if by, err := d.Find(t.Context(), fmt.Sprint(pid)); err != nil || by.Name != "web" {
 			t.Errorf("by pid %d: %+v, %v", pid, by, err)
 		}
 	}
@@ -44,7 +44,7 @@ func TestRegisterListClose(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]fs.FileMode{"": fs.ModeDir | 0o700, "control.sock": fs.ModeSocket | 0o600, "state.json": 0o600, "lock": 0o600} {
-		if fi, err := os.Lstat(filepath.Join(d.Path(), "web", name)); err != nil || fi.Mode() != want {
+		if fi, err := os.Lstat(filepath.Join(d.Path(), sandboxesDir, "web", name)); err != nil || fi.Mode() != want {
 			t.Errorf("%q: %v, %v, want %v", name, fi.Mode(), err, want)
 		}
 	}
@@ -131,8 +131,8 @@ func TestListIgnoresStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	for name, content := range map[string]string{"broken/state.json": `{"id":"../web"}`, ".hidden": "x", "file": "x"} {
-		if err := os.WriteFile(filepath.Join(d.Path(), name), []byte(content), 0o600); err != nil {
+	for name, content := range map[string]string{"broken/state.json": `{"name":"../web"}`, ".hidden": "x", "file": "x"} {
+		if err := os.WriteFile(filepath.Join(d.Path(), sandboxesDir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestListIgnoresStrangers(t *testing.T) {
 	if err := os.WriteFile(outside, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(filepath.Dir(outside), filepath.Join(d.Path(), "link")); err != nil {
+	if err := os.Symlink(filepath.Dir(outside), filepath.Join(d.Path(), sandboxesDir, "link")); err != nil {
 		t.Fatal(err)
 	}
 	ids(t, d)
@@ -154,7 +154,7 @@ func TestListIgnoresStrangers(t *testing.T) {
 }
 
 // LU-07: an id that could be a path or confuse a terminal never touches the file system.
-func TestCheckID(t *testing.T) {
+func TestCheckName(t *testing.T) {
 	d := openTest(t)
 	before, _ := os.ReadDir(d.Path())
 	for _, id := range []string{"", ".", "..", "../../x", "a/b", "%2e%2e", "a\x00b", "a\nb", "-x", ".x", "é", strings.Repeat("x", 300)} {
@@ -170,7 +170,7 @@ func TestCheckID(t *testing.T) {
 		t.Errorf("files appeared: %v", after)
 	}
 	for _, id := range []string{"a", "web-1", "A_b.c", strings.Repeat("x", 64)} {
-		if err := CheckID(id); err != nil {
+		if err := CheckName(id); err != nil {
 			t.Error(err)
 		}
 	}
@@ -238,7 +238,8 @@ func TestFallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	defer os.Remove(d.Path()) // stays when there is something in it
+	defer os.Remove(d.Path())
+	defer os.Remove(filepath.Join(d.Path(), sandboxesDir)) // stays when there is something in it
 	uid := os.Geteuid()
 	if want := []string{fmt.Sprintf("/run/user/%d/usernet", uid), fmt.Sprintf("/tmp/usernet-%d", uid)}; !slices.Contains(want, d.Path()) {
 		t.Errorf("opened %s, want one of %v", d.Path(), want)
@@ -269,7 +270,7 @@ func TestOtherUser(t *testing.T) {
 	}
 	d := openTest(t)
 	serve(t, d, "web")
-	socket := filepath.Join(d.Path(), "web", socketName)
+	socket := filepath.Join(d.Path(), sandboxesDir, "web", socketName)
 	ask := func() string {
 		cmd := exec.Command("/proc/self/exe", otherRole, socket)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -170,12 +170,12 @@ func ids(t *testing.T, d *Dir) []string {
 	}
 	var out []string
 	for _, e := range list {
-		out = append(out, e.ID)
+		out = append(out, e.Name)
 	}
 	return out
 }
 
 func exists(d *Dir, id string) bool {
-	_, err := os.Lstat(filepath.Join(d.Path(), id))
+	_, err := os.Lstat(filepath.Join(d.Path(), sandboxesDir, id))
 	return !errors.Is(err, os.ErrNotExist)
 }

@@ -59,19 +59,25 @@ type failure struct {
 	Message string `json:"message"`
 }
 
-type api struct {
-	entry Entry
-	s     Sandbox
+// end is the body of a request to end a sandbox.
+type end struct {
+	Signal int `json:"signal"`
 }
 
-func newServer(e Entry, s Sandbox, log *slog.Logger) *http.Server {
-	a := &api{e, s}
+type api struct {
+	entry  Entry
+	s      Sandbox
+	signal func(syscall.Signal) error // nil where nobody listens
+}
+
+func newServer(a *api, log *slog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/sandbox", a.sandbox)
 	mux.HandleFunc("GET /v1/stats", a.stats)
 	mux.HandleFunc("GET /v1/ports", a.listPorts)
 	mux.HandleFunc("POST /v1/ports", a.addPorts)
 	mux.HandleFunc("DELETE /v1/ports", a.removePorts)
+	mux.HandleFunc("POST /v1/end", a.end)
 	return &http.Server{
 		Handler:           sameUser(mux),
 		ReadHeaderTimeout: headerTimeout,
@@ -118,8 +124,8 @@ func (a *api) listPorts(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (a *api) addPorts(w http.ResponseWriter, r *http.Request) {
-	q, ok := readPorts(w, r)
-	if !ok {
+	q, ok := readBody[ports](w, r)
+	if !ok || !q.some(w) {
 		return
 	}
 	bound, err := a.s.Publish(q.Ports)
@@ -131,8 +137,8 @@ func (a *api) addPorts(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) removePorts(w http.ResponseWriter, r *http.Request) {
-	q, ok := readPorts(w, r)
-	if !ok {
+	q, ok := readBody[ports](w, r)
+	if !ok || !q.some(w) {
 		return
 	}
 	if err := a.s.Unpublish(q.Ports); err != nil {
@@ -142,9 +148,39 @@ func (a *api) removePorts(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, ports{a.s.Ports()})
 }
 
-// readPorts reads a request's body, or answers what is wrong with it.
-func readPorts(w http.ResponseWriter, r *http.Request) (ports, bool) {
-	var q ports
+// some answers a request without ports.
+func (p ports) some(w http.ResponseWriter) bool {
+	if len(p.Ports) == 0 {
+		answer(w, http.StatusBadRequest, failure{"read ports: there are none"})
+	}
+	return len(p.Ports) > 0
+}
+
+// end sends the command a signal.
+func (a *api) end(w http.ResponseWriter, r *http.Request) {
+	q, ok := readBody[end](w, r)
+	if !ok {
+		return
+	}
+	const last = 64 // SIGRTMAX
+	if q.Signal < 1 || q.Signal > last {
+		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("invalid signal: %d", q.Signal)})
+		return
+	}
+	if a.signal == nil {
+		answer(w, http.StatusConflict, failure{"this sandbox takes no signals"})
+		return
+	}
+	if err := a.signal(syscall.Signal(q.Signal)); err != nil {
+		answer(w, http.StatusInternalServerError, failure{err.Error()})
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// readBody reads a request's body, or answers what is wrong with it.
+func readBody[T any](w http.ResponseWriter, r *http.Request) (T, bool) {
+	var q T
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
 	err := dec.Decode(&q)
@@ -160,9 +196,7 @@ func readPorts(w http.ResponseWriter, r *http.Request) (ports, bool) {
 	case errors.As(err, &long):
 		answer(w, http.StatusRequestEntityTooLarge, failure{fmt.Sprintf("the body is longer than %d bytes", long.Limit)})
 	case err != nil:
-		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("read ports: %v", err)})
-	case len(q.Ports) == 0:
-		answer(w, http.StatusBadRequest, failure{"read ports: there are none"})
+		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("read request: %v", err)})
 	default:
 		return q, true
 	}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func TestPortsOverSocket(t *testing.T) {
 // dial connects as a client that need not keep to any rule.
 func dial(t *testing.T, d *Dir) net.Conn {
 	t.Helper()
-	c, err := net.Dial("unix", filepath.Join(d.Path(), "web", socketName))
+	c, err := net.Dial("unix", filepath.Join(d.Path(), sandboxesDir, "web", socketName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,5 +173,75 @@ func TestCloseEndsClients(t *testing.T) {
 	}
 	if _, err := d.Ports(t.Context(), "web"); err == nil {
 		t.Error("it still answers")
+	}
+}
+
+// A sandbox is ended through its shim; what is no signal is refused.
+func TestSignal(t *testing.T) {
+	d := openTest(t)
+	var got []syscall.Signal
+	r, err := d.Reserve("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	r.OnSignal(func(s syscall.Signal) error {
+		if s == syscall.SIGHUP {
+			return syscall.ESRCH
+		}
+		got = append(got, s)
+		return nil
+	})
+	if err := r.Serve(Entry{}, newSandbox(), nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if err := d.Signal(ctx, "web", s); err != nil {
+			t.Error(err)
+		}
+	}
+	if !slices.Equal(got, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}) {
+		t.Errorf("signals %v", got)
+	}
+	serve(t, d, "deaf")
+	for _, row := range []struct {
+		name   string
+		sig    syscall.Signal
+		status int
+	}{{"web", 0, 400}, {"web", 65, 400}, {"web", -1, 400}, {"web", syscall.SIGHUP, 500}, {"deaf", syscall.SIGTERM, 409}} {
+		var api *APIError
+		if err := d.Signal(ctx, row.name, row.sig); !errors.As(err, &api) || api.Status != row.status {
+			t.Errorf("%s %d: %v", row.name, row.sig, err)
+		}
+	}
+}
+
+// A sandbox is found by id, name, beginning of its id, process id, in Docker's order.
+func TestFind(t *testing.T) {
+	a, b := strings.Repeat("a", 64), "aa11"+strings.Repeat("b", 60)
+	list := []Entry{
+		{ID: a, Name: "one", PID: 10, ShimPID: 11},
+		{ID: b, Name: "two", PID: 20, ShimPID: 21},
+		{ID: "11" + strings.Repeat("c", 62), Name: "aaa", PID: 30, ShimPID: 31},
+	}
+	for ref, want := range map[string]string{
+		a: "one", "one": "one", "aa1": "two", "aaa": "aaa", "11": "aaa", "20": "two", "31": "aaa",
+	} {
+		if e, err := find(list, ref); err != nil || e.Name != want {
+			t.Errorf("%s: %s, %v, want %s", ref, e.Name, err, want)
+		}
+	}
+	for ref, want := range map[string]error{"aa": ErrAmbiguous, "": ErrNotFound, "40": ErrNotFound, "x": ErrNotFound} {
+		if _, err := find(list, ref); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", ref, err, want)
+		}
+	}
+}
+
+func TestNewID(t *testing.T) {
+	a, b := NewID(), NewID()
+	if a == b || len(a) != 64 || len(ShortID(a)) != 12 || CheckName(ShortID(a)) != nil {
+		t.Errorf("%s, %s", a, b)
 	}
 }
