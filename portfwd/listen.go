@@ -40,7 +40,7 @@ type Listener struct {
 // calling process. With ipv6 unset, or on a host without IPv6, a Spec without an address is IPv4 only; an
 // IPv6 address that is named is bound regardless. The result is in the order of specs.
 //
-// Errors name the port and what to do, and wrap the syscall.Errno.
+// Errors name the port and what to do; that of a socket is a *BindError, which wraps the syscall.Errno.
 func Listen(specs []Spec, ipv6 bool) ([]Listener, error) {
 	if err := checkSpecs(specs); err != nil {
 		return nil, err
@@ -191,5 +191,19 @@ func explain(s Spec, err error) error {
 	case errors.Is(err, syscall.EMFILE):
 		hint = "; raise the limit of open files (ulimit -n) or publish fewer ports"
 	}
-	return fmt.Errorf("publish %s: %w%s", s.host(), err, hint)
+	return &BindError{Spec: s, Err: err, hint: hint}
 }
+
+// BindError says that a socket could not be bound, and what to do.
+type BindError struct {
+	Spec Spec // with the address and the port that were tried, or the whole range
+	Err  error
+	hint string
+}
+
+func (e *BindError) Error() string {
+	return fmt.Sprintf("publish %s: %v%s", e.Spec.host(), e.Err, e.hint)
+}
+
+// Unwrap returns the cause, a syscall.Errno somewhere below.
+func (e *BindError) Unwrap() error { return e.Err }
