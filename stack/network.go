@@ -35,6 +35,7 @@ type Options struct {
 
 // Network is one Network's live datapath. Its methods are safe for concurrent use.
 type Network struct {
+	host  *Host
 	spec  spec.Network
 	opts  Options
 	log   *slog.Logger
@@ -65,18 +66,19 @@ type endpoint struct {
 }
 
 // New makes the datapath of n. Nothing is attached yet.
-func New(n spec.Network, o Options) (*Network, error) {
+func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+		o.Log = h.log
+	}
+	policy, err := nat.NewPolicy(n, &h.reserved)
+	if err != nil {
+		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
 	}
 	nw := &Network{
-		spec: n, opts: o, log: o.Log,
+		host: h, spec: n, opts: o, log: o.Log,
 		endpoints: make(map[string]*endpoint), published: make(map[string]string),
 	}
-	policy := nat.NewPolicy(n)
-	gw, err := gateway.New(gateway.Config{
-		Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log, Descriptors: o.Descriptors,
-	})
+	gw, err := gateway.New(gateway.Config{Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log, Shared: h.gateways})
 	if err != nil {
 		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
 	}
@@ -89,13 +91,13 @@ func New(n spec.Network, o Options) (*Network, error) {
 		gw.Close()
 		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
 	}
-	env := nat.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}
+	env := nat.Env{Emit: gw, Drops: &nw.drops, Log: o.Log, UDPSockets: h.udp, PingSockets: h.ping}
 	nw.udp = nat.NewUDP(env, policy, n)
 	nw.ping = nat.NewPing(env, policy, n)
 	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log}, n)
 	nw.publish = portfwd.NewForwarder(portfwd.Config{
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
-		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(o.Descriptors), Drops: &nw.drops, Log: o.Log,
+		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(h.descriptors), Drops: &nw.drops, Log: o.Log,
 	})
 	nw.auto = autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
 		DNSSearch: n.DNSSearch, Lease: nw.lease, Autonomous: nw.autonomous,

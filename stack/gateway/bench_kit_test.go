@@ -18,7 +18,6 @@ import (
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
-	"github.com/usernet/usernet/stack/nat"
 )
 
 var (
@@ -45,7 +44,7 @@ func newBench(t testing.TB, opts ...worldOption) *bench {
 	for _, o := range opts {
 		o(&cfg)
 	}
-	cfg.Policy = nat.NewPolicy(cfg.Spec)
+	cfg.Policy = mustPolicy(t, cfg.Spec)
 	gw, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

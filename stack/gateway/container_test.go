@@ -154,6 +154,15 @@ func withDial(d func(ctx context.Context, network string, from netip.Addr, to ne
 	return func(c *Config) { c.Dial = d }
 }
 
+func mustPolicy(t testing.TB, n spec.Network) *nat.Policy {
+	t.Helper()
+	p, err := nat.NewPolicy(n, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func newWorld(t *testing.T, opts ...worldOption) *world {
 	t.Helper()
 	w := &world{t: t, drops: new(drop.Counters)}
@@ -161,7 +170,7 @@ func newWorld(t *testing.T, opts ...worldOption) *world {
 	for _, o := range opts {
 		o(&cfg)
 	}
-	cfg.Policy = nat.NewPolicy(cfg.Spec)
+	cfg.Policy = mustPolicy(t, cfg.Spec)
 	gw, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -26,6 +25,7 @@ import (
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/nat"
+	"github.com/usernet/usernet/stack/quota"
 	"github.com/usernet/usernet/stack/spec"
 )
 
@@ -36,16 +36,12 @@ const (
 	// longer retransmits its SYN and starts another.
 	dialTimeout = 10 * time.Second
 
-	// defaultHandshakes and defaultFlows are per container address; totalHandshakes is for the
+	// defaultHandshakes and defaultFlows are per container; totalHandshakes is for the
 	// process. Tailscale allows 8192 in flight, gvisor-tap-vsock 10, which ten silent SYNs block
 	// for two minutes.
 	defaultHandshakes = 256
 	totalHandshakes   = 2048
 	defaultFlows      = 4096
-
-	// flowDescriptors in 16 is the part of the process's descriptors that flows may take; each has one.
-	// Those of the NAT take 5, and 2 are for name servers, TAPs, listeners and control (RX-06).
-	flowDescriptors = 9
 
 	// Reassembly quota of each container.
 	fragmentBytes     = 256 << 10
@@ -91,11 +87,22 @@ type Config struct {
 	Policy *nat.Policy
 	Drops  *drop.Counters
 	Log    *slog.Logger
-	// Descriptors is how many files the process may have open; 0 means no bound is known.
-	Descriptors int
+	// Shared is what the gateways of the process share; nil means that this is the only one.
+	Shared *Shared
 	// Dial opens connections to the outside; nil means the host's sockets.
 	// Tests give one that hangs, refuses or stays in memory.
 	Dial func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+}
+
+// Shared is what the gateways of one process share: the bounds that keep the process alive.
+type Shared struct {
+	handshakes *handshakes
+	flows      *quota.Pool
+}
+
+// NewShared makes it. flows are the TCP flows that all may have, each of which is a descriptor; nil: no bound.
+func NewShared(flows *quota.Pool) *Shared {
+	return &Shared{handshakes: newHandshakes(totalHandshakes), flows: flows}
 }
 
 // Services are the gateway's neighbours in the packet path. They are made after the gateway, since
@@ -127,13 +134,14 @@ type Gateway struct {
 
 	neighbours neighbours
 	reasm      reassembly
-	icmpErrors errorLimits
+	icmpErrors *ip.Limiters
 
-	syns       synQuotes
-	handshakes *handshakes
-	flowLimit  int
-	flows      flowCount
-	trimming   atomic.Bool // see endFlow
+	syns           synQuotes
+	handshakes     *handshakes
+	handshakeLimit int // of one container
+	flowLimit      int // of one container
+	flows          *flowCount
+	trimming       atomic.Bool // see endFlow
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -152,22 +160,24 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Shared == nil {
+		cfg.Shared = NewShared(nil)
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = dialHost
 	}
 	g := &Gateway{
 		cfg: cfg, drops: cfg.Drops, log: cfg.Log,
-		own:        make(map[netip.Addr]bool),
-		handshakes: newHandshakes(orDefault(cfg.Spec.Limits.TCPHandshakes, defaultHandshakes), totalHandshakes),
-		flowLimit:  orDefault(cfg.Spec.Limits.TCPFlows, defaultFlows),
+		own:            make(map[netip.Addr]bool),
+		handshakes:     cfg.Shared.handshakes,
+		handshakeLimit: orDefault(cfg.Spec.Limits.TCPHandshakes, defaultHandshakes),
+		flowLimit:      orDefault(cfg.Spec.Limits.TCPFlows, defaultFlows),
+		flows:          newFlowCount(cfg.Shared.flows.Share()),
+		icmpErrors:     ip.NewLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
 	}
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
-	g.flows.n = make(map[netip.Addr]int)
-	if g.flows.most = math.MaxInt; cfg.Descriptors > 0 {
-		g.flows.most = cfg.Descriptors * flowDescriptors / 16
-	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	if err := g.newStack(); err != nil {
 		g.cancel()
@@ -272,7 +282,6 @@ func (g *Gateway) Close() error {
 		return nil
 	}
 	g.cancel()
-	g.handshakes.cancelAll()
 	for _, l := range g.dnsListeners {
 		l.Close()
 	}

@@ -2,19 +2,25 @@ package gateway
 
 import (
 	"container/list"
-	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/quota"
 )
 
 // A TCP connection of a container that is not established yet occupies a slot: first while the
 // outside is dialled, then while our SYN-ACK waits for the container's ACK. Slots are bounded for
-// each container address and in total, or a flood of SYNs would occupy every socket.
+// each container and for all Networks of the process together, or a flood of SYNs would occupy every socket.
 //
 // When a container's slots are all taken, the newcomer wins if the oldest is older than
 // evictAfter: a real connection is through by then, while SYNs into a black hole or SYNs that are
 // never ACKed stay. So a flood costs the flooder its own pending connections, and a second after
 // it stops a new connection gets through (HC-23, HC-24).
+//
+// When all slots are taken, the oldest of the container that has most gives way at once to one that has fewer: many
+// flooders side by side lose their share of it and do not keep the others out. Owners are containers, told by
+// their MAC and Network, not addresses, of which a container may have as many as it likes.
 
 // evictAfter is the age from which a pending handshake gives way. Long enough for a handshake over
 // two satellite hops, and short enough that a client's first SYN retransmission (1 s) succeeds.
@@ -25,58 +31,86 @@ const evictAfter = time.Second
 const handshakeTimeout = 15 * time.Second
 
 type handshakes struct {
-	perOwner, max int
+	max int
 
 	mu     sync.Mutex
-	owners map[netip.Addr]*list.List // of *pending, oldest first; guarded by mu
-	n      int                       // guarded by mu
+	owners map[owner]*list.List // of *pending, oldest first; guarded by mu
+	n      int                  // guarded by mu
+}
+
+// owner is a container: who is charged.
+type owner struct {
+	network *Gateway
+	mac     l2.MAC
 }
 
 // pending is one slot.
 type pending struct {
-	owner   netip.Addr
+	owner   owner
 	since   time.Time
 	cancel  func() // ends the dial or the handshake; called without the lock
 	elem    *list.Element
 	evicted bool
 }
 
-func newHandshakes(perOwner, max int) *handshakes {
-	return &handshakes{perOwner: perOwner, max: max, owners: make(map[netip.Addr]*list.List)}
+func newHandshakes(max int) *handshakes {
+	return &handshakes{max: max, owners: make(map[owner]*list.List)}
 }
 
-// admit takes a slot for owner, or reports false. cancel is called if the slot is later taken away.
-func (h *handshakes) admit(now time.Time, owner netip.Addr, cancel func()) (*pending, bool) {
+// admit takes a slot for o, which may have limit of them, or reports false. cancel is called if the slot is
+// later taken away.
+func (h *handshakes) admit(now time.Time, o owner, limit int, cancel func()) (*pending, bool) {
 	h.mu.Lock()
-	l := h.owners[owner]
-	if l == nil {
-		l = list.New()
-		h.owners[owner] = l
+	victim, ok := h.victimLocked(now, o, limit)
+	if !ok {
+		h.mu.Unlock()
+		return nil, false
 	}
-	var victim *pending
-	if l.Len() >= h.perOwner || h.n >= h.max {
-		// The total is shared, so only a slot of the owner's own may give way for it.
-		if front := l.Front(); front != nil {
-			victim = front.Value.(*pending)
-		}
-		if victim == nil || now.Sub(victim.since) < evictAfter {
-			if l.Len() == 0 {
-				delete(h.owners, owner)
-			}
-			h.mu.Unlock()
-			return nil, false
-		}
+	if victim != nil {
 		h.removeLocked(victim)
 	}
-	p := &pending{owner: owner, since: now, cancel: cancel}
+	l := h.owners[o]
+	if l == nil {
+		l = list.New()
+		h.owners[o] = l
+	}
+	p := &pending{owner: o, since: now, cancel: cancel}
 	p.elem = l.PushBack(p)
-	h.owners[owner] = l
 	h.n++
 	h.mu.Unlock()
 	if victim != nil {
 		victim.cancel()
 	}
 	return p, true
+}
+
+// victimLocked returns the handshake that gives way for another of o's, nil when there is room. ok is false when
+// none does.
+func (h *handshakes) victimLocked(now time.Time, o owner, limit int) (victim *pending, ok bool) {
+	own, mine := h.owners[o], 0
+	if own != nil {
+		mine = own.Len()
+	}
+	if mine < limit {
+		if h.n < h.max {
+			return nil, true
+		}
+		// A walk over the owners, of which there are no more than slots.
+		var most *list.List
+		for _, l := range h.owners {
+			if most == nil || l.Len() > most.Len() {
+				most = l
+			}
+		}
+		if most.Len() > mine+1 {
+			return most.Front().Value.(*pending), true
+		}
+	}
+	if mine == 0 {
+		return nil, false
+	}
+	victim = own.Front().Value.(*pending)
+	return victim, now.Sub(victim.since) >= evictAfter
 }
 
 // done frees the slot. It may be called after the slot was taken away.
@@ -99,21 +133,6 @@ func (h *handshakes) removeLocked(p *pending) {
 	}
 }
 
-// cancelAll ends every pending handshake.
-func (h *handshakes) cancelAll() {
-	h.mu.Lock()
-	var all []*pending
-	for _, l := range h.owners {
-		for e := l.Front(); e != nil; e = e.Next() {
-			all = append(all, e.Value.(*pending))
-		}
-	}
-	h.mu.Unlock()
-	for _, p := range all {
-		p.cancel()
-	}
-}
-
 // inFlight is the number of slots taken.
 func (h *handshakes) inFlight() int {
 	h.mu.Lock()
@@ -121,35 +140,42 @@ func (h *handshakes) inFlight() int {
 	return h.n
 }
 
-// flowCount counts established flows of each container address.
+// flowCount counts established flows of each container of a Network.
 type flowCount struct {
+	share *quota.Share // of what all Networks may have
+
 	mu  sync.Mutex
-	n   map[netip.Addr]int // guarded by mu
-	all int                // guarded by mu
+	n   map[l2.MAC]int // guarded by mu
+	all int            // guarded by mu
 	// peak is the most that all has been since the last trim; guarded by mu.
 	peak int
-
-	most int // for all together; fixed
 }
 
-// add counts one more flow unless owner has limit already, or all have most; it returns how many there are in all.
-func (c *flowCount) add(owner netip.Addr, limit int) (all int, ok bool) {
+func newFlowCount(s *quota.Share) *flowCount { return &flowCount{share: s, n: make(map[l2.MAC]int)} }
+
+// add counts one more flow unless owner has limit already or the Network has its share; it returns how many there
+// are in all Networks.
+func (c *flowCount) add(owner l2.MAC, limit int) (all int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.n[owner] >= limit || c.all >= c.most {
-		return c.all, false
+	if c.n[owner] >= limit {
+		return 0, false
+	}
+	if all, ok = c.share.Take(); !ok {
+		return all, false
 	}
 	c.n[owner]++
 	c.all++
 	c.peak = max(c.peak, c.all)
-	return c.all, true
+	return all, true
 }
 
 // done counts one flow less. It reports true when so many have ended since the peak that their memory is
 // worth a collection.
-func (c *flowCount) done(owner netip.Addr) (trim bool) {
+func (c *flowCount) done(owner l2.MAC) (trim bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.share.Give()
 	c.all--
 	if c.n[owner]--; c.n[owner] == 0 {
 		delete(c.n, owner)

@@ -1,19 +1,21 @@
 package gateway
 
 import (
-	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/quota"
 )
 
 // TestHandshakes: per-owner and total bounds; the oldest gives way once it is old enough (HC-23).
 func TestHandshakes(t *testing.T) {
-	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	a, b := owner{mac: l2.MAC{2, 1}}, owner{mac: l2.MAC{2, 2}}
 	now := time.Unix(0, 0)
-	h := newHandshakes(2, 3)
+	h := newHandshakes(3)
 	var cancelled []int
-	admit := func(owner netip.Addr, id int) (*pending, bool) {
-		return h.admit(now, owner, func() { cancelled = append(cancelled, id) })
+	admit := func(o owner, id int) (*pending, bool) {
+		return h.admit(now, o, 2, func() { cancelled = append(cancelled, id) })
 	}
 	admit(a, 1)
 	p2, _ := admit(a, 2)
@@ -35,9 +37,41 @@ func TestHandshakes(t *testing.T) {
 	if h.inFlight() != 2 {
 		t.Fatalf("in flight %d, want 2", h.inFlight())
 	}
-	h.cancelAll()
-	if len(cancelled) != 3 {
-		t.Fatalf("cancelAll reached %v", cancelled)
+}
+
+// HC-23, HC-32: where flooders side by side take all slots there are, others get theirs at once, from the
+// flooders; and a flooder of another Network is one like any other.
+func TestHC23HandshakesFull(t *testing.T) {
+	now := time.Unix(0, 0)
+	h := newHandshakes(totalHandshakes)
+	gave := make(map[byte]int)
+	networks := []*Gateway{new(Gateway), new(Gateway)}
+	admit := func(c byte) bool {
+		_, ok := h.admit(now, owner{networks[c%2], l2.MAC{2, c}}, defaultHandshakes, func() { gave[c]++ })
+		return ok
+	}
+	for range defaultHandshakes {
+		for c := range byte(8) {
+			if !admit(c) {
+				t.Fatal("refused while there was room")
+			}
+		}
+	}
+	if h.inFlight() != totalHandshakes {
+		t.Fatalf("%d slots are taken, want all %d", h.inFlight(), totalHandshakes)
+	}
+	for range 100 {
+		if !admit(100) {
+			t.Fatal("one that has nothing yet was refused for what others hold")
+		}
+	}
+	if h.inFlight() != totalHandshakes {
+		t.Errorf("%d slots are taken", h.inFlight())
+	}
+	for c := range byte(8) {
+		if gave[c] < 100/8 || gave[c] > 100/8+1 {
+			t.Errorf("flooder %d gave %d of 100", c, gave[c])
+		}
 	}
 }
 
@@ -55,8 +89,8 @@ func TestBufferSize(t *testing.T) {
 // TestFlowCount: a container has its limit and all together have theirs, and the end of most of many flows is told
 // once.
 func TestFlowCount(t *testing.T) {
-	a, b := netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("10.0.2.101")
-	c := flowCount{n: map[netip.Addr]int{}, most: 2 * trimFlows}
+	a, b := l2.MAC{2, 1}, l2.MAC{2, 2}
+	c := newFlowCount(quota.NewPool(2*trimFlows + trimFlows/4).Share()) // of which one Network may have 8/9
 	for i := range 2 * trimFlows {
 		owner := a
 		if i >= trimFlows+1 {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/usernet/usernet/stack/drop"
@@ -95,7 +94,11 @@ func (g *Gateway) icmpError(p *ip.Packet, kind ip.ErrorKind, mtu int) {
 	if !from.IsValid() {
 		return
 	}
-	if !g.icmpErrors.of(p.Src).Allow(time.Now()) {
+	mac := p.MAC
+	if mac.IsZero() { // a packet made up for its quote
+		mac = g.containerOf(p.Src)
+	}
+	if !g.icmpErrors.Allow(time.Now(), mac) {
 		g.drops.Add(drop.ICMPLimit)
 		return
 	}
@@ -103,29 +106,4 @@ func (g *Gateway) icmpError(p *ip.Packet, kind ip.ErrorKind, mtu int) {
 	if b := ip.ICMPError(buf[:], p, from, kind, mtu); b != nil {
 		g.EmitIP(p.Src, l2.VNet{}, [][]byte{b})
 	}
-}
-
-// errorLimits holds each container's limit of ICMP errors, by address. A shared one would tell a
-// container what the others do.
-type errorLimits struct {
-	mu sync.Mutex
-	m  map[netip.Addr]*ip.Limiter // guarded by mu
-}
-
-// errorLimitsMax bounds the table. It is started anew when full, which gives everybody a fresh
-// burst; the switch bounds how many addresses there can be.
-const errorLimitsMax = 8192
-
-func (e *errorLimits) of(a netip.Addr) *ip.Limiter {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	l := e.m[a]
-	if l == nil {
-		if e.m == nil || len(e.m) >= errorLimitsMax {
-			e.m = make(map[netip.Addr]*ip.Limiter)
-		}
-		l = new(ip.Limiter)
-		e.m[a] = l
-	}
-	return l
 }

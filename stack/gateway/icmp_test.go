@@ -286,21 +286,6 @@ func TestErrorLimit(t *testing.T) {
 	b.next("error to the other container", func(p segment) bool { return p.Dst.Addr() == other4 })
 }
 
-// TestErrorLimitTable: however many addresses there are, the table of limits stays bounded.
-func TestErrorLimitTable(t *testing.T) {
-	var e errorLimits
-	a := netip.MustParseAddr("fd00::")
-	for range 2*errorLimitsMax + 10 {
-		if e.of(a); len(e.m) > errorLimitsMax {
-			t.Fatalf("%d limits, at most %d wanted", len(e.m), errorLimitsMax)
-		}
-		a = a.Next()
-	}
-	if l := e.of(container4); l != e.of(container4) {
-		t.Error("a container has two limits")
-	}
-}
-
 // TestEmitIP: where a packet goes on the link, and in how many pieces.
 func TestEmitIP(t *testing.T) {
 	b := newBench(t)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/l2"
 )
 
 const protoTCP = 6
@@ -87,14 +88,15 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
 	defer cancel()
-	slot, ok := g.handshakes.admit(time.Now(), src.Addr(), cancel)
+	container := g.containerOf(src.Addr())
+	slot, ok := g.handshakes.admit(time.Now(), owner{g, container}, g.handshakeLimit, cancel)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
 		r.Complete(false) // silent: the client's retransmission may find a slot
 		return
 	}
 	defer g.handshakes.done(slot)
-	all, ok := g.flows.add(src.Addr(), g.flowLimit)
+	all, ok := g.flows.add(container, g.flowLimit)
 	if !ok {
 		g.drops.Add(drop.FlowLimit)
 		r.Complete(true)
@@ -102,7 +104,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	}
 	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Loopback)
 	if err != nil {
-		g.endFlow(src.Addr())
+		g.endFlow(container)
 		g.refuse(r, src, dst, quote, err)
 		return
 	}
@@ -110,7 +112,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	ep, terr := acknowledge(ctx, r, &fl.wq)
 	r.Complete(false)
 	if terr != nil {
-		g.endFlow(src.Addr())
+		g.endFlow(container)
 		reset(conn)
 		return
 	}
@@ -118,7 +120,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	setFlowOptions(ep, all)
 	g.wg.Go(func() {
 		fl.run(g.ctx, ep, conn)
-		g.endFlow(src.Addr())
+		g.endFlow(container)
 	})
 }
 
@@ -144,6 +146,13 @@ func acknowledge(ctx context.Context, r *tcp.ForwarderRequest, wq *waiter.Queue)
 	})
 	defer stop()
 	return r.CreateEndpoint(wq)
+}
+
+// containerOf says who is charged for what an address does. All addresses that are not known are one container;
+// nothing could be sent to them anyway.
+func (g *Gateway) containerOf(a netip.Addr) l2.MAC {
+	mac, _ := g.neighbours.lookup(a)
+	return mac
 }
 
 // enter counts a goroutine that is not ours to start, unless the gateway is closing.
@@ -221,13 +230,14 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		return net.ErrClosed
 	}
 	defer g.wg.Done()
-	all, ok := g.flows.add(to.Addr(), g.flowLimit)
+	container := g.containerOf(to.Addr())
+	all, ok := g.flows.add(container, g.flowLimit)
 	if !ok {
 		g.drops.Add(drop.FlowLimit)
 		reset(client)
-		return fmt.Errorf("forward to %s: container is at its limit of %d flows", to, g.flowLimit)
+		return fmt.Errorf("forward to %s: container or network is at its limit of flows", to)
 	}
-	defer g.endFlow(to.Addr())
+	defer g.endFlow(container)
 	fl := new(flow)
 	ep, err := g.connect(ctx, &fl.wq, from, to)
 	if err != nil {

@@ -1,10 +1,11 @@
 package gateway
 
 import (
-	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"time"
+
+	"github.com/usernet/usernet/stack/l2"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 // The runtime frees memory only after a collection, which it starts when the heap grows and otherwise every two
 // minutes. Where flows end and nothing follows, the heap does not grow: a datapath that ten thousand flows have
 // left would keep 200 MiB (RX-01).
-func (g *Gateway) endFlow(owner netip.Addr) {
+func (g *Gateway) endFlow(owner l2.MAC) {
 	if g.flows.done(owner) && g.trimming.CompareAndSwap(false, true) {
 		g.wg.Go(g.trim) // a flow's own goroutine is counted still, so Close has not waited yet
 	}

@@ -13,7 +13,7 @@ import (
 func TestUDPDoesNotAllocate(t *testing.T) {
 	n := testNetwork()
 	c := &counter{wake: make(chan struct{}, 1)}
-	u := NewUDP(Env{Emit: c}, NewPolicy(n), n)
+	u := NewUDP(Env{Emit: c}, mustPolicy(t, n, nil), n)
 	defer u.Close()
 	to := startEcho(t)
 	for _, row := range []struct {

@@ -65,7 +65,7 @@ func startEcho(b testing.TB) netip.AddrPort {
 func echoBench(b *testing.B, size, window int) {
 	n := testNetwork()
 	c := &counter{wake: make(chan struct{}, 1)}
-	u := NewUDP(Env{Emit: c}, NewPolicy(n), n)
+	u := NewUDP(Env{Emit: c}, mustPolicy(b, n, nil), n)
 	defer u.Close()
 	d := datagram{from: a1, to: fmt.Sprintf("10.0.2.2:%d", startEcho(b).Port()), payload: pattern(size)}
 	p := d.packet(b)
@@ -95,7 +95,7 @@ func BenchmarkUDPEcho(b *testing.B) {
 
 func BenchmarkFlowTable(b *testing.B) {
 	n := testNetwork()
-	u := NewUDP(Env{Emit: &counter{}}, NewPolicy(n), n)
+	u := NewUDP(Env{Emit: &counter{}}, mustPolicy(b, n, nil), n)
 	defer u.Close()
 	p := datagram{from: a1, to: "203.0.113.1:9"}.packet(b)
 	key := netip.MustParseAddrPort(a1)

@@ -25,8 +25,8 @@
 //
 // # Limits
 //
-//   - 2048 UDP flows and 256 ping flows a container, and 4/16, or 1/16, of the process's descriptors in
-//     all. At the limit a new flow is refused, with an ICMP error at most once a second; no flow is evicted.
+//   - 2048 UDP flows and 256 ping flows a container, and for the Network its share (package quota) of what the
+//     process's Networks may have together. At the limit a new flow is refused, with an ICMP error at most once a second; no flow is evicted.
 //   - 300 s without an outbound datagram end a UDP flow, 30 s one that only ever spoke to port 53, 60 s a
 //     ping. Inbound datagrams and errors do not count.
 //   - 256 addresses are remembered a flow, then the one not sent to for longest is forgotten.

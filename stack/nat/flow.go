@@ -90,4 +90,5 @@ func (f *flow) close(s *flows) {
 		f.out = nil
 	}
 	f.sock.close()
+	s.share.Give()
 }

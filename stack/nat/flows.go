@@ -16,6 +16,7 @@ import (
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/quota"
 	"github.com/usernet/usernet/stack/spec"
 )
 
@@ -27,6 +28,8 @@ type Env struct {
 	Drops *drop.Counters
 	// Log is told of state changes, never of packets; nil discards.
 	Log *slog.Logger
+	// UDPSockets and PingSockets are what the Networks of the process may have open together; nil: no bound.
+	UDPSockets, PingSockets *quota.Pool
 }
 
 const (
@@ -53,8 +56,9 @@ type flows struct {
 	mtu      int
 	deliver  func(f *flow, rb *recvBuf, n int) // what to do with n received messages
 
-	errLimit   *limiters // ICMP errors to a container
-	fullLimit  *limiters // of those, the ones that say "at your limit"
+	share      *quota.Share // of the process's descriptors; one is taken before a socket is opened
+	errLimit   *ip.Limiters // ICMP errors to a container
+	fullLimit  *ip.Limiters // of those, the ones that say "at your limit"
 	lastLog    atomic.Int64
 	hostGen    atomic.Uint32 // counts HostChanged
 	sendBufs   sync.Pool     // of *sendBuf
@@ -73,15 +77,15 @@ type flows struct {
 	closed  bool
 }
 
-func newFlows(env Env, what string, p *Policy, n spec.Network, t *table[*flow]) *flows {
+func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network, t *table[*flow]) *flows {
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &flows{
-		Env: env, what: what, policy: p, table: t, openSocket: openSocket,
+		Env: env, what: what, policy: p, table: t, openSocket: openSocket, share: pool.Share(),
 		outbound: [2]netip.Addr{n.Outbound4, n.Outbound6}, mtu: n.MTU,
-		errLimit:  newLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
-		fullLimit: newLimiters(1, 1),
+		errLimit:  ip.NewLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
+		fullLimit: ip.NewLimiters(1, 1),
 		grain:     min(expiryGrain, t.idle[idleShort]/20),
 		wake:      make(chan struct{}, 1), stop: make(chan struct{}),
 	}
@@ -112,8 +116,13 @@ func (s *flows) flow(p *ip.Packet, key netip.AddrPort, class idleClass) *flow {
 		s.full(now, p, drop.FlowLimit)
 		return nil
 	}
+	if _, ok := s.share.Take(); !ok {
+		s.full(now, p, drop.FlowLimit)
+		return nil
+	}
 	sock, err := s.openSocket(p.Proto, p.Is6(), s.bindAddr(p.Is6()))
 	if err != nil {
+		s.share.Give()
 		s.openFailed(now, p, err)
 		return nil
 	}
@@ -129,6 +138,7 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 		s.table.touch(now, e, class)
 		s.mu.Unlock()
 		sock.close()
+		s.share.Give()
 		return e.value
 	}
 	var e *entry[*flow]
@@ -139,6 +149,7 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 	if !ok {
 		s.mu.Unlock()
 		sock.close()
+		s.share.Give()
 		s.full(now, p, drop.FlowLimit)
 		return nil
 	}
@@ -152,16 +163,6 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 		}
 	}
 	return f
-}
-
-// maxFlows bounds the flows of all containers: that many in 16 of the descriptors the process may
-// have, so that the rest of the datapath keeps its own.
-func maxFlows(in16 uint64) int {
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return defaultUDPFlows
-	}
-	return int(min(l.Cur/16*in16, math.MaxInt32))
 }
 
 func (s *flows) bindAddr(v6 bool) netip.Addr {
@@ -182,7 +183,7 @@ func (s *flows) gateway(v6 bool) netip.Addr {
 // full drops p because there can be no flow for it, and tells its sender so once a second (RFC 5508 REQ-8).
 func (s *flows) full(now time.Time, p *ip.Packet, r drop.Reason) {
 	s.Drops.Add(r)
-	if s.fullLimit.allow(now, p.MAC) {
+	if s.fullLimit.Allow(now, p.MAC) {
 		s.emitError(p, s.gateway(p.Is6()), ip.AdminProhibited)
 	}
 }

@@ -199,7 +199,7 @@ func (f *flow) restoreHeader(quote []byte, hl int, dst netip.AddrPort) {
 
 // errorsAllowed says whether a container may be sent one more ICMP error, and counts when not.
 func (s *flows) errorsAllowed(container l2.MAC) bool {
-	ok := s.errLimit.allow(time.Now(), container)
+	ok := s.errLimit.Allow(time.Now(), container)
 	if !ok {
 		s.Drops.Add(drop.ICMPLimit)
 	}

@@ -106,8 +106,17 @@ func testNetwork() spec.Network {
 	return n
 }
 
+func mustPolicy(t testing.TB, n spec.Network, r *Reserved) *Policy {
+	t.Helper()
+	p, err := NewPolicy(n, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func startUDP(t testing.TB, l *link, n spec.Network) *UDP {
-	u := NewUDP(l.env(), NewPolicy(n), n)
+	u := NewUDP(l.env(), mustPolicy(t, n, nil), n)
 	t.Cleanup(func() { u.Close() })
 	return u
 }

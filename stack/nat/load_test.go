@@ -35,7 +35,7 @@ func TestUDPMemoryOfIdleFlows(t *testing.T) {
 	c := &counter{wake: make(chan struct{}, 1)}
 	n := testNetwork()
 	n.Limits.UDPFlows = flows
-	u := NewUDP(Env{Emit: c}, NewPolicy(n), n)
+	u := NewUDP(Env{Emit: c}, mustPolicy(t, n, nil), n)
 	defer u.Close()
 	to := startEcho(t)
 	p := datagram{from: a1, to: fmt.Sprintf("10.0.2.2:%d", to.Port()), payload: pattern(100)}.packet(t)
@@ -100,7 +100,7 @@ func TestUDPContainersAtOnce(t *testing.T) {
 	s := &sorter{t: t}
 	n := testNetwork()
 	var drops drop.Counters
-	u := NewUDP(Env{Emit: s, Drops: &drops}, NewPolicy(n), n)
+	u := NewUDP(Env{Emit: s, Drops: &drops}, mustPolicy(t, n, nil), n)
 	defer u.Close()
 	to := fmt.Sprintf("10.0.2.2:%d", startEcho(t).Port())
 	const containers, rounds, burst = 4, 60, 40
@@ -133,7 +133,7 @@ func TestUDPSocketErrors(t *testing.T) {
 	var lines logLines
 	env := l.env()
 	env.Log = slog.New(slog.NewTextHandler(&lines, nil))
-	u := NewUDP(env, NewPolicy(testNetwork()), testNetwork())
+	u := NewUDP(env, mustPolicy(t, testNetwork(), nil), testNetwork())
 	defer u.Close()
 	real := u.s.openSocket
 	u.s.openSocket = func(uint8, bool, netip.Addr) (*socket, error) {
@@ -173,7 +173,7 @@ func FuzzInput(f *testing.F) {
 	n := privateNetwork()
 	n.Limits.UDPFlows, n.Limits.PingFlows, n.Limits.UDPIdleMillis = 16, 16, 100
 	c := &counter{}
-	p := NewPolicy(n)
+	p := mustPolicy(f, n, nil)
 	u, g := NewUDP(Env{Emit: c}, p, n), NewPing(Env{Emit: c}, p, n)
 	f.Cleanup(func() { u.Close(); g.Close() })
 	f.Fuzz(func(t *testing.T, b []byte, segment uint16, df bool) {

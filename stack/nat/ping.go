@@ -38,7 +38,7 @@ func NewPing(env Env, p *Policy, n spec.Network) *Ping {
 	if limit <= 0 {
 		limit = defaultPingFlows
 	}
-	g := &Ping{s: newFlows(env, "ping", p, n, newTable[*flow](limit, maxFlows(1), pingIdle, pingIdle))}
+	g := &Ping{s: newFlows(env, "ping", env.PingSockets, p, n, newTable[*flow](limit, pingIdle, pingIdle))}
 	g.s.deliver = g.deliver
 	return g
 }

@@ -46,7 +46,7 @@ func openElsewhere(proto uint8, v6 bool, bind netip.Addr) (*socket, error) {
 }
 
 func startPing(t testing.TB, env Env, n spec.Network) *Ping {
-	g := NewPing(env, NewPolicy(n), n)
+	g := NewPing(env, mustPolicy(t, n, nil), n)
 	t.Cleanup(func() { g.Close() })
 	return g
 }

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/usernet/usernet/stack/ip"
@@ -22,6 +23,9 @@ import (
 // The order matters in one place: the gateway's address lies in the Network's own subnet and is
 // the only address there that may leave, as the host's loopback, and only when asked for.
 //
+// Prefixes of other Networks (Reserved) and what control names (spec.Policy.Refuse) are refused in the same place as
+// the Network's own subnet, so in all spellings. A Network without egress refuses everything.
+//
 // The host's own non-loopback addresses are ordinary destinations. What listens on them has
 // chosen to be reachable from other machines, and a container is treated as one.
 
@@ -37,23 +41,56 @@ type Verdict struct {
 	Loopback bool
 }
 
-// Policy decides which destinations containers of one Network may reach. It is immutable and safe
-// for concurrent use.
+// Policy decides which destinations containers of one Network may reach. It is immutable, but for the prefixes
+// of other Networks, and safe for concurrent use.
 type Policy struct {
 	gateway4, gateway6 netip.Addr
 	subnet4, subnet6   netip.Prefix
 	hostLoopback       bool
 	metadata           bool
+	noEgress           bool
+	reserved           *Reserved
+	refuse             []refused
 }
 
-// NewPolicy makes the Policy of a Network.
-func NewPolicy(n spec.Network) *Policy {
-	return &Policy{
+// refused is a spec.Refused with the number of its protocol, 0 for all.
+type refused struct {
+	prefix netip.Prefix
+	proto  uint8
+	port   uint16
+}
+
+// NewPolicy makes the Policy of a Network. r are the prefixes of all Networks of the process; nil means that there
+// are no others.
+func NewPolicy(n spec.Network, r *Reserved) (*Policy, error) {
+	p := &Policy{
 		gateway4: n.Gateway4, gateway6: n.Gateway6,
 		subnet4: n.Subnet4, subnet6: n.Subnet6,
-		hostLoopback: n.Policy.HostLoopback,
+		hostLoopback: n.Policy.HostLoopback && !n.Policy.NoEgress && !n.NoGateway,
 		metadata:     n.Policy.Metadata,
+		noEgress:     n.Policy.NoEgress || n.NoGateway,
+		reserved:     r,
 	}
+	for _, f := range n.Policy.Refuse {
+		r := refused{prefix: f.Prefix.Masked(), port: f.Port}
+		switch f.Proto {
+		case "tcp":
+			r.proto = ip.TCP
+		case "udp":
+			r.proto = ip.UDP
+		case "":
+			if f.Port != 0 {
+				return nil, fmt.Errorf("refuse %s port %d: no protocol; say tcp or udp", f.Prefix, f.Port)
+			}
+		default:
+			return nil, fmt.Errorf("refuse %s: unknown protocol %q; say tcp or udp", f.Prefix, f.Proto)
+		}
+		if !f.Prefix.IsValid() {
+			return nil, fmt.Errorf("refuse %s: not a prefix", f.Prefix)
+		}
+		p.refuse = append(p.refuse, r)
+	}
+	return p, nil
 }
 
 var (
@@ -85,6 +122,9 @@ func (p *Policy) Check(proto uint8, dst netip.AddrPort) Verdict {
 	if dst.Port() == 0 && (proto == ip.UDP || proto == ip.TCP) {
 		return Verdict{}
 	}
+	if p.noEgress {
+		return Verdict{}
+	}
 	a := dst.Addr()
 	if p.hostLoopback && a.IsValid() {
 		switch a {
@@ -94,10 +134,21 @@ func (p *Policy) Check(proto uint8, dst netip.AddrPort) Verdict {
 			return Verdict{Allow: true, Dial: loopback6, Loopback: true}
 		}
 	}
-	if a.Is4() && p.allow4(a) || a.Is6() && p.allow6(a) {
+	if a.Is4() && p.allow4(a, proto, dst.Port()) || a.Is6() && p.allow6(a, proto, dst.Port()) {
 		return Verdict{Allow: true, Dial: a}
 	}
 	return Verdict{}
+}
+
+// closed reports whether a belongs to a Network or is refused by name.
+func (p *Policy) closed(a netip.Addr, proto uint8, port uint16) bool {
+	for i := range p.refuse {
+		r := &p.refuse[i]
+		if (r.proto == 0 || r.proto == proto && (r.port == 0 || r.port == port)) && r.prefix.Contains(a) {
+			return true
+		}
+	}
+	return p.subnet4.Contains(a) || p.subnet6.Contains(a) || p.reserved.Contains(a)
 }
 
 // Gateway returns the address that stands for the host's loopback in the family of a, to name the
@@ -109,26 +160,26 @@ func (p *Policy) Gateway(a netip.Addr) netip.Addr {
 	return p.gateway6
 }
 
-func (p *Policy) allow4(a netip.Addr) bool {
+func (p *Policy) allow4(a netip.Addr, proto uint8, port uint16) bool {
 	first := a.As4()[0]
 	if first == 0 || first == 127 || first >= 224 { // 0/8, loopback, multicast, 240/4 and broadcast
 		return false
 	}
-	if p.subnet4.Contains(a) {
+	if p.closed(a, proto, port) {
 		return false
 	}
 	return p.metadata || !linkLocal4.Contains(a) && !isMetadata(a)
 }
 
-func (p *Policy) allow6(a netip.Addr) bool {
+func (p *Policy) allow6(a netip.Addr, proto uint8, port uint16) bool {
 	// A zone never comes from a packet; link-local addresses would need one to be dialled.
 	if a.Is4In6() || a.Zone() != "" || a.IsMulticast() || a.IsLinkLocalUnicast() || ipv4Compat.Contains(a) {
 		return false
 	}
-	if p.subnet6.Contains(a) {
+	if p.closed(a, proto, port) {
 		return false
 	}
-	if v4, ok := embedded4(a); ok && !p.allow4(v4) {
+	if v4, ok := embedded4(a); ok && !p.allow4(v4, proto, port) {
 		return false
 	}
 	return p.metadata || !isMetadata(a)

@@ -84,7 +84,7 @@ func TestPolicySpellings(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			n := privateNetwork()
 			n.Policy = spec.Policy{HostLoopback: row.loopback, Metadata: row.metadata}
-			p := NewPolicy(n)
+			p := mustPolicy(t, n, nil)
 			check(t, p, refusedAlways, false)
 			check(t, p, refusedMetadata, row.metadata)
 			check(t, p, allowedAlways, true)
@@ -95,9 +95,9 @@ func TestPolicySpellings(t *testing.T) {
 // HC-15: the gateway stands for the host's loopback only when asked for.
 func TestPolicyGateway(t *testing.T) {
 	n := privateNetwork()
-	closed := NewPolicy(n)
+	closed := mustPolicy(t, n, nil)
 	n.Policy.HostLoopback = true
-	open := NewPolicy(n)
+	open := mustPolicy(t, n, nil)
 	for gateway, loopback := range map[netip.Addr]netip.Addr{n.Gateway4: loopback4, n.Gateway6: loopback6} {
 		for _, proto := range protocolsOf(gateway) {
 			dst := netip.AddrPortFrom(gateway, 9)
@@ -120,7 +120,7 @@ func TestPolicyOneFamily(t *testing.T) {
 	n := privateNetwork()
 	n.Subnet6, n.Gateway6, n.DNS6 = netip.Prefix{}, netip.Addr{}, netip.Addr{}
 	n.Policy.HostLoopback = true
-	p := NewPolicy(n)
+	p := mustPolicy(t, n, nil)
 	if v := p.Check(ip.UDP, netip.AddrPort{}); v.Allow {
 		t.Errorf("no address: %+v", v)
 	}
@@ -133,13 +133,78 @@ func TestPolicyOneFamily(t *testing.T) {
 }
 
 func TestPolicyPortZero(t *testing.T) {
-	p := NewPolicy(privateNetwork())
+	p := mustPolicy(t, privateNetwork(), nil)
 	dst := netip.MustParseAddrPort("8.8.8.8:0")
 	if p.Check(ip.UDP, dst).Allow || p.Check(ip.TCP, dst).Allow {
 		t.Error("port 0 is let through")
 	}
 	if !p.Check(ip.ICMP, dst).Allow {
 		t.Error("ping is refused for a port it does not have")
+	}
+}
+
+// HC-14: from a Network without egress nothing leaves, not even to the host's loopback where that was asked for.
+func TestHC14PolicyNoEgress(t *testing.T) {
+	for _, row := range []func(*spec.Network){
+		func(n *spec.Network) { n.Policy.NoEgress = true },
+		func(n *spec.Network) { n.NoGateway = true },
+	} {
+		n := privateNetwork()
+		n.Policy.HostLoopback, n.Policy.Metadata = true, true
+		row(&n)
+		p := mustPolicy(t, n, nil)
+		for _, s := range append([]string{"10.0.2.2", "fd00::2", "169.254.169.254"}, allowedAlways...) {
+			a := netip.MustParseAddr(s)
+			for _, proto := range protocolsOf(a) {
+				if v := p.Check(proto, netip.AddrPortFrom(a, 9)); v != (Verdict{}) {
+					t.Errorf("protocol %d to %s: %+v", proto, s, v)
+				}
+			}
+		}
+	}
+}
+
+// HC-33, HC-34: a peer's VXLAN port and a key-value store are out of reach, and what is beside them is not.
+func TestHC33HC34PolicyRefuse(t *testing.T) {
+	n := privateNetwork()
+	n.Policy.Refuse = []spec.Refused{
+		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Proto: "udp", Port: 4789},
+		{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Proto: "tcp", Port: 2379},
+		{Prefix: netip.MustParsePrefix("203.0.113.9/32")},
+		{Prefix: netip.MustParsePrefix("2001:db8::7/128"), Proto: "udp"},
+	}
+	p := mustPolicy(t, n, nil)
+	for _, row := range []struct {
+		proto uint8
+		dst   string
+		want  bool
+	}{
+		{ip.UDP, "192.0.2.7:4789", false},
+		{ip.UDP, "[64:ff9b::192.0.2.7]:4789", false},
+		{ip.UDP, "[2002:c000:207::1]:4789", false},
+		{ip.UDP, "192.0.2.7:4790", true},
+		{ip.TCP, "192.0.2.7:4789", true},
+		{ip.ICMP, "192.0.2.7:0", true},
+		{ip.UDP, "192.0.2.8:4789", true},
+		{ip.TCP, "198.51.100.77:2379", false},
+		{ip.UDP, "198.51.100.77:2379", true},
+		{ip.TCP, "203.0.113.9:1", false},
+		{ip.UDP, "203.0.113.9:1", false},
+		{ip.ICMP, "203.0.113.9:0", false},
+		{ip.UDP, "[2001:db8::7]:1", false},
+		{ip.TCP, "[2001:db8::7]:1", true},
+	} {
+		if got := p.Check(row.proto, netip.MustParseAddrPort(row.dst)).Allow; got != row.want {
+			t.Errorf("protocol %d to %s: allowed %v, want %v", row.proto, row.dst, got, row.want)
+		}
+	}
+	for _, bad := range []spec.Refused{
+		{}, {Prefix: n.Subnet4, Port: 1}, {Prefix: n.Subnet4, Proto: "sctp", Port: 1}, {Proto: "udp", Port: 1},
+	} {
+		n.Policy.Refuse = []spec.Refused{bad}
+		if _, err := NewPolicy(n, nil); err == nil {
+			t.Errorf("%+v is accepted", bad)
+		}
 	}
 }
 
@@ -197,14 +262,14 @@ func TestPolicyAgainstSlowTwin(t *testing.T) {
 		a, _ = netip.AddrFromSlice(b)
 		n := privateNetwork()
 		n.Policy.Metadata = i%2 == 0
-		if got, want := NewPolicy(n).Check(ip.TCP, netip.AddrPortFrom(a, 1)).Allow, slowAllow(n, a); got != want {
+		if got, want := mustPolicy(t, n, nil).Check(ip.TCP, netip.AddrPortFrom(a, 1)).Allow, slowAllow(n, a); got != want {
 			t.Fatalf("%s with metadata %v: allow %v, want %v", a, n.Policy.Metadata, got, want)
 		}
 	}
 }
 
 func TestPolicyDoesNotAllocate(t *testing.T) {
-	p := NewPolicy(privateNetwork())
+	p := mustPolicy(t, privateNetwork(), nil)
 	dst := []netip.AddrPort{netip.MustParseAddrPort("8.8.8.8:53"), netip.MustParseAddrPort("[64:ff9b::808:808]:53")}
 	if n := testing.AllocsPerRun(100, func() {
 		for _, d := range dst {
@@ -216,7 +281,7 @@ func TestPolicyDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkPolicyCheck(b *testing.B) {
-	p := NewPolicy(privateNetwork())
+	p := mustPolicy(b, privateNetwork(), nil)
 	dst := netip.MustParseAddrPort("8.8.8.8:53")
 	for b.Loop() {
 		p.Check(ip.UDP, dst)

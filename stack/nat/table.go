@@ -51,16 +51,15 @@ type entry[V any] struct {
 // table is the pure part of a NAT: no locking, no sockets, no clock.
 type table[V any] struct {
 	limit  int // flows of one owner
-	total  int // flows of all owners
 	idle   [idleClasses]time.Duration
 	flows  map[netip.AddrPort]*entry[V]
 	owners map[l2.MAC]int
 	lists  [idleClasses]struct{ head, tail *entry[V] }
 }
 
-func newTable[V any](limit, total int, short, long time.Duration) *table[V] {
+func newTable[V any](limit int, short, long time.Duration) *table[V] {
 	return &table[V]{
-		limit: limit, total: total,
+		limit:  limit,
 		idle:   [idleClasses]time.Duration{idleShort: short, idleLong: long},
 		flows:  make(map[netip.AddrPort]*entry[V]),
 		owners: make(map[l2.MAC]int),
@@ -74,7 +73,7 @@ func (t *table[V]) len() int { return len(t.flows) }
 
 // room reports whether owner may have one more flow.
 func (t *table[V]) room(owner l2.MAC) bool {
-	return len(t.flows) < t.total && t.owners[owner] < t.limit
+	return t.owners[owner] < t.limit
 }
 
 // add makes the flow of a key that has none. It reports false, and changes nothing, at the limit.

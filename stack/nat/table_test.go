@@ -31,7 +31,7 @@ func TestTableIdle(t *testing.T) {
 		{"two queries to port 53", idleShort, []time.Duration{20e9}, 49 * time.Second, 50 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			tb := newTable[int](10, 10, 30*time.Second, 300*time.Second)
+			tb := newTable[int](10, 30*time.Second, 300*time.Second)
 			key, owner := container(1)
 			e, _ := tb.add(epoch, key, owner, row.class, 1)
 			for _, s := range row.sends {
@@ -57,7 +57,7 @@ func TestTableIdle(t *testing.T) {
 }
 
 func TestTableLeavesShortClassForGood(t *testing.T) {
-	tb := newTable[int](10, 10, 30*time.Second, 300*time.Second)
+	tb := newTable[int](10, 30*time.Second, 300*time.Second)
 	key, owner := container(1)
 	e, _ := tb.add(epoch, key, owner, idleShort, 1)
 	tb.touch(epoch.Add(10*time.Second), e, idleLong)
@@ -69,7 +69,7 @@ func TestTableLeavesShortClassForGood(t *testing.T) {
 
 // NAT-29: the limit refuses and never evicts, and is each container's own.
 func TestTableLimit(t *testing.T) {
-	tb := newTable[int](3, 5, time.Second, time.Second)
+	tb := newTable[int](3, time.Second, time.Second)
 	add := func(c byte, port uint16) bool {
 		key, owner := container(c)
 		_, ok := tb.add(epoch, netip.AddrPortFrom(key.Addr(), port), owner, idleLong, int(port))
@@ -82,9 +82,6 @@ func TestTableLimit(t *testing.T) {
 	}
 	if !add(2, 1) || !add(2, 2) {
 		t.Error("container 2 suffers from container 1")
-	}
-	if add(2, 3) {
-		t.Error("the total is not a bound")
 	}
 	for port := uint16(1); port <= 3; port++ {
 		key, _ := container(1)
@@ -120,7 +117,7 @@ type modelled struct {
 	peers peers
 }
 
-const modelLimit, modelTotal, modelShort, modelLong = 3, 7, 30 * time.Second, 300 * time.Second
+const modelLimit, modelShort, modelLong = 3, 30 * time.Second, 300 * time.Second
 
 // FZ-16: random traffic against a model that is a map and a sentence for each requirement. Checked after
 // every step: a container's address and port has one flow whatever it sends to (NAT-01), it stays the same
@@ -130,7 +127,7 @@ const modelLimit, modelTotal, modelShort, modelLong = 3, 7, 30 * time.Second, 30
 func TestTableModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &tableModel{
-			tb:    newTable[*modelled](modelLimit, modelTotal, modelShort, modelLong),
+			tb:    newTable[*modelled](modelLimit, modelShort, modelLong),
 			model: map[netip.AddrPort]*modelFlow{}, now: epoch,
 		}
 		t.Repeat(map[string]func(*rapid.T){"send": m.send, "receive": m.receive, "wait": m.wait, "": m.check})
@@ -157,7 +154,7 @@ func (m *tableModel) send(t *rapid.T) {
 			mine++
 		}
 	}
-	refused := f == nil && (mine >= modelLimit || len(m.model) >= modelTotal)
+	refused := f == nil && mine >= modelLimit
 	if f == nil && !refused {
 		m.ids++
 		f = &modelFlow{id: m.ids, owner: owner, short: true, peers: map[netip.Addr]bool{}}
@@ -242,7 +239,7 @@ func (m *tableModel) check(t *rapid.T) {
 
 // A clock read before the lock may be behind the tail's.
 func TestTableClockBehindTail(t *testing.T) {
-	tb := newTable[int](10, 10, time.Second, 10*time.Second)
+	tb := newTable[int](10, time.Second, 10*time.Second)
 	k1, owner := container(1)
 	k2, _ := container(2)
 	tb.add(epoch.Add(time.Second), k1, owner, idleLong, 1)

@@ -41,7 +41,7 @@ func NewUDP(env Env, p *Policy, n spec.Network) *UDP {
 		long = time.Duration(n.Limits.UDPIdleMillis) * time.Millisecond
 		short = min(short, long)
 	}
-	u := &UDP{s: newFlows(env, "udp", p, n, newTable[*flow](limit, maxFlows(4), short, long))}
+	u := &UDP{s: newFlows(env, "udp", env.UDPSockets, p, n, newTable[*flow](limit, short, long))}
 	u.s.deliver = u.deliver
 	return u
 }

@@ -341,7 +341,7 @@ func TestUDPLeaks(t *testing.T) {
 
 func TestUDPClose(t *testing.T) {
 	l := newLink(t)
-	u := NewUDP(l.env(), NewPolicy(testNetwork()), testNetwork())
+	u := NewUDP(l.env(), mustPolicy(t, testNetwork(), nil), testNetwork())
 	s := listen(t, "127.0.0.1:0").echo()
 	d := datagram{from: a1, to: fmt.Sprintf("10.0.2.2:%d", s.port())}
 	u.input(t, d)

@@ -59,6 +59,18 @@ type Policy struct {
 	HostLoopback bool `json:"host_loopback,omitempty"`
 	// Metadata lets the cloud metadata addresses through.
 	Metadata bool `json:"metadata,omitempty"`
+	// Refuse are destinations that are refused whatever else is allowed: VXLAN ports of peers, key-value
+	// stores (reliability HC-33, HC-34).
+	Refuse []Refused `json:"refuse,omitempty"`
+}
+
+// Refused is a set of destinations.
+type Refused struct {
+	Prefix netip.Prefix `json:"prefix"`
+	// Proto is tcp or udp; empty means every protocol, and then Port is zero.
+	Proto string `json:"proto,omitempty"`
+	// Port is zero for every port.
+	Port uint16 `json:"port,omitempty"`
 }
 
 // Limits bound what one container can make the datapath hold (reliability: a container is a subscriber

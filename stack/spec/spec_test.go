@@ -14,12 +14,16 @@ import (
 func TestTravels(t *testing.T) {
 	full := []any{
 		&spec.Network{
-			Name: "web", MTU: 1500,
+			ID: "n1", Name: "web", MTU: 1500,
 			Subnet4: netip.MustParsePrefix("10.0.2.0/24"), Subnet6: netip.MustParsePrefix("fd00::/64"),
 			Gateway4: netip.MustParseAddr("10.0.2.2"), Gateway6: netip.MustParseAddr("fd00::2"),
 			DNS4: netip.MustParseAddr("10.0.2.3"), DNS6: netip.MustParseAddr("fd00::3"),
 			DNSSearch: []string{"example.org"}, GatewayMAC: l2.MAC{2, 0, 0, 0, 0, 2},
-			Policy:    spec.Policy{HostLoopback: true, Metadata: true},
+			NoNames: true, Apart: true, NoGateway: true,
+			Policy: spec.Policy{
+				NoEgress: true, HostLoopback: true, Metadata: true,
+				Refuse: []spec.Refused{{Prefix: netip.MustParsePrefix("192.0.2.9/32"), Proto: "udp", Port: 4789}},
+			},
 			Outbound4: netip.MustParseAddr("192.0.2.1"), Outbound6: netip.MustParseAddr("2001:db8::1"),
 			Limits: spec.Limits{TCPFlows: 1, TCPHandshakes: 2, UDPFlows: 3, PingFlows: 4, DNSQueries: 5, UDPIdleMillis: 6},
 		},
@@ -27,6 +31,11 @@ func TestTravels(t *testing.T) {
 			ID: "c1", Interface: "eth0", MAC: l2.MAC{2, 0, 0, 0, 0, 1},
 			Addrs:  []netip.Addr{netip.MustParseAddr("10.0.2.100"), netip.MustParseAddr("fd00::100")},
 			Strict: true, Names: []string{"c1"},
+			Resolver: spec.Resolver{
+				Networks: []string{"n1", "n2"}, Links: map[string][]string{"db": {"c2"}},
+				Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}, Closed: true, NDots: true,
+			},
+			Accept: []spec.Accept{{From: "c2", Proto: "tcp", Port: 80}},
 		},
 		&spec.Stats{Drops: map[string]uint64{"frame-runt": 1}, TCPFlows: 2, UDPFlows: 3, PingFlows: 4, Endpoints: 5, Ports: 6},
 	}
