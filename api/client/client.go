@@ -22,6 +22,9 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
+// StatusCode is the Status, for whoever asks an interface.
+func (e *Error) StatusCode() int { return e.Status }
+
 // IsNotFound reports whether err is the daemon's answer that there is no such thing.
 func IsNotFound(err error) bool {
 	e, ok := errors.AsType[*Error](err)
@@ -54,14 +57,11 @@ func New(socket string) *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Filters select what a list shows, as --filter of Docker does.
-type Filters map[string][]string
+// Filters select what a list shows, as --filter of Docker does: values by their keys.
+type Filters = map[string][]string
 
-// Add adds a value to a key's.
-func (f Filters) Add(key, value string) { f[key] = append(f[key], value) }
-
-// query encodes the filters.
-func (f Filters) query(q url.Values) error {
+// withFilters adds filters to a query.
+func withFilters(q url.Values, f Filters) error {
 	if len(f) == 0 {
 		return nil
 	}

@@ -13,7 +13,7 @@ import (
 // ContainerList returns the running containers that the filters let through, the newest first.
 func (c *Client) ContainerList(ctx context.Context, f Filters) ([]container.Summary, error) {
 	q := url.Values{}
-	if err := f.query(q); err != nil {
+	if err := withFilters(q, f); err != nil {
 		return nil, err
 	}
 	var list []container.Summary

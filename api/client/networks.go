@@ -11,7 +11,7 @@ import (
 // NetworkList returns the networks that the filters let through.
 func (c *Client) NetworkList(ctx context.Context, f Filters) ([]network.Summary, error) {
 	q := url.Values{}
-	if err := f.query(q); err != nil {
+	if err := withFilters(q, f); err != nil {
 		return nil, err
 	}
 	var list []network.Summary
@@ -43,25 +43,25 @@ func (c *Client) NetworkRemove(ctx context.Context, ref string) error {
 	return err
 }
 
-// NetworkConnect gives a running container another leg; e may be nil.
-func (c *Client) NetworkConnect(ctx context.Context, ref, container string, e *network.EndpointSettings) error {
-	_, err := c.call(ctx, http.MethodPost, []string{"networks", ref, "connect"}, nil, network.ConnectRequest{Container: container, EndpointConfig: e}, nil)
+// NetworkConnect gives a running container another leg.
+func (c *Client) NetworkConnect(ctx context.Context, ref string, r network.ConnectRequest) error {
+	_, err := c.call(ctx, http.MethodPost, []string{"networks", ref, "connect"}, nil, r, nil)
 	return err
 }
 
-// NetworkDisconnect takes one away; with force also that of a container that has vanished.
-func (c *Client) NetworkDisconnect(ctx context.Context, ref, container string, force bool) error {
-	_, err := c.call(ctx, http.MethodPost, []string{"networks", ref, "disconnect"}, nil, network.DisconnectRequest{Container: container, Force: force}, nil)
+// NetworkDisconnect takes one away; with Force also that of a container that has vanished.
+func (c *Client) NetworkDisconnect(ctx context.Context, ref string, r network.DisconnectRequest) error {
+	_, err := c.call(ctx, http.MethodPost, []string{"networks", ref, "disconnect"}, nil, r, nil)
 	return err
 }
 
-// NetworkPrune removes the networks that nobody uses and that the filters let through, and returns their names.
-func (c *Client) NetworkPrune(ctx context.Context, f Filters) ([]string, error) {
-	q := url.Values{}
-	if err := f.query(q); err != nil {
-		return nil, err
-	}
+// NetworkPrune removes the networks that nobody uses and that the filters let through, and says which.
+func (c *Client) NetworkPrune(ctx context.Context, f Filters) (network.PruneReport, error) {
 	var report network.PruneReport
+	q := url.Values{}
+	if err := withFilters(q, f); err != nil {
+		return report, err
+	}
 	_, err := c.call(ctx, http.MethodPost, []string{"networks", "prune"}, q, nil, &report)
-	return report.NetworksDeleted, err
+	return report, err
 }

@@ -77,7 +77,7 @@ func (c *Client) events(ctx context.Context, o EventsOptions) (*http.Response, e
 	if o.Until != "" {
 		q.Set("until", o.Until)
 	}
-	if err := o.Filters.query(q); err != nil {
+	if err := withFilters(q, o.Filters); err != nil {
 		return nil, err
 	}
 	return c.do(ctx, http.MethodGet, []string{"events"}, q, nil)
