@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"log/slog"
 	"syscall"
 
 	"github.com/usernet/usernet/internal/datapath"
@@ -8,16 +10,29 @@ import (
 	"github.com/usernet/usernet/stack/spec"
 )
 
-// newBackend makes the live Network of the datapath process. It is wired here so that no other
+// host is what the Networks of the datapath process share. It is wired here so that no other
 // package links both the process's protocol and the stack.
-func newBackend(n spec.Network, o datapath.Options) (datapath.Backend, error) {
-	return stack.New(n, stack.Options{
-		Log: o.Log,
-		EndpointDown: func(id string, cause error) {
-			o.Event(datapath.Event{Kind: datapath.EventEndpointDown, ID: id, Cause: cause.Error()})
-		},
-		Descriptors: descriptorLimit(),
-	})
+type host struct{ *stack.Host }
+
+func newHost(log *slog.Logger) datapath.Host {
+	return host{stack.NewHost(stack.HostOptions{Log: log, Descriptors: descriptorLimit()})}
+}
+
+// New makes a live Network.
+func (h host) New(n spec.Network, o datapath.Options) (datapath.Backend, error) {
+	nw, err := h.Host.New(n, stack.Options{Log: o.Log, EndpointDown: o.EndpointDown})
+	if err != nil {
+		return nil, err
+	}
+	return backend{nw}, nil
+}
+
+// backend is a Network whose Endpoints stay as they were attached.
+type backend struct{ *stack.Network }
+
+// Update refuses.
+func (backend) Update(ep spec.Endpoint) error {
+	return fmt.Errorf("update endpoint %s: detach it and attach it again", ep.ID)
 }
 
 // descriptorLimit is how many files the process may have open, 0 when that is unknown.

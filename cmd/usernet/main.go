@@ -23,7 +23,7 @@ func dispatch(args []string) int {
 		case shim.TapRole:
 			return shim.Tap()
 		case cli.DatapathRole:
-			return datapath.Main(args[1:], newBackend)
+			return datapath.Main(args[1:], newHost)
 		}
 	}
 	return cli.Main(args, os.Environ(), cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})

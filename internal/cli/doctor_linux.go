@@ -113,12 +113,14 @@ func checkDatapath(ctx context.Context, a *app) finding {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := control.Start(ctx, control.Config{
-		Network:  p.network,
 		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}, Stderr: a.stdio.Err, Level: slog.LevelWarn},
 	})
 	if err == nil {
 		defer c.Close()
 		err = c.Ready(ctx)
+	}
+	if err == nil {
+		err = c.AddNetwork(p.network, nil)
 	}
 	if err != nil {
 		return fail(err.Error(), "see the message")

@@ -45,7 +45,7 @@ type plan struct {
 func makePlan(o *netOptions, id, dev string) (*plan, error) {
 	p := &plan{
 		network: spec.Network{
-			Name: "private", MTU: o.mtu,
+			ID: "private", Name: "private", MTU: o.mtu,
 			Policy:    spec.Policy{HostLoopback: o.hostLoopback, Metadata: o.metadata},
 			Outbound4: o.outbound, Outbound6: o.outbound6,
 			Limits: spec.Limits{TCPFlows: privateFlows},

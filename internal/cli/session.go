@@ -16,6 +16,8 @@ import (
 	"github.com/usernet/usernet/internal/control/registry"
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/internal/shim"
+	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/tap"
 )
 
 // DatapathRole is the hidden word that selects the datapath process.
@@ -78,7 +80,7 @@ func (s *session) close() {
 
 // start brings up control, which starts the datapath. pid is a process in the sandbox's namespaces.
 func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
-	dns, err := s.dnsConfig()
+	hosts, err := s.localNames()
 	if err != nil {
 		return nil, err
 	}
@@ -88,15 +90,15 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 		return nil, err
 	}
 	s.plan.network.DNSSearch = s.searchList(host)
-	c, err := control.Start(ctx, control.Config{
-		Network: s.plan.network,
-		DNS:     dns,
+	p, err := control.StartPrivate(ctx, control.Config{
+		DNS: control.DNS{Servers: s.dns},
 		Datapath: datapath.Config{
 			Args: []string{"usernet", DatapathRole}, Stderr: s.stdio.Err,
 			Level: s.netOptions.log.level, JSON: s.netOptions.log.json,
 		},
-		Capture: s.capture,
-		Log:     s.log,
+		Log: s.log,
+	}, control.PrivateConfig{
+		Network: s.plan.network, Endpoint: s.plan.endpoint, Hosts: hosts, Capture: s.capture,
 	})
 	if err != nil {
 		return nil, err
@@ -105,22 +107,30 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 		Kind: s.kind, ShimPID: os.Getpid(), PID: pid, Addrs: s.plan.endpoint.Addrs,
 		Created: time.Now(), Command: s.command,
 	}
-	if err := s.place.Serve(e, c, s.log); err != nil {
-		return nil, errors.Join(err, c.Close())
+	if err := s.place.Serve(e, p, s.log); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
-	return c, nil
+	return private{p}, nil
 }
 
-// dnsConfig is what the Network's name server knows and whom it asks.
-func (s *session) dnsConfig() (control.DNS, error) {
-	d := control.DNS{Servers: s.dns, Hosts: map[string][]netip.Addr{}}
+// private is a Private as the shim asks for it.
+type private struct{ *control.Private }
+
+// Attach gives the Endpoint its TAP.
+func (p private) Attach(ep spec.Endpoint, dev *os.File, info tap.Info) error {
+	return p.Private.Attach(ep.ID, dev, info)
+}
+
+// localNames are what the Network's name server answers without asking anyone.
+func (s *session) localNames() (map[string][]netip.Addr, error) {
 	extra, err := s.extraHosts(s.plan)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
+	hosts := map[string][]netip.Addr{}
 	for _, h := range extra {
 		n := strings.ToLower(h.Names[0])
-		d.Hosts[n] = append(d.Hosts[n], h.Addr)
+		hosts[n] = append(hosts[n], h.Addr)
 	}
-	return d, nil
+	return hosts, nil
 }

@@ -3,34 +3,21 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 
 	"github.com/usernet/usernet/internal/datapath"
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/spec"
-	"github.com/usernet/usernet/tap"
 )
 
-var (
-	// ErrClosed is the cause of every error after Close.
-	ErrClosed = errors.New("control is closed")
-	// ErrNotPublished is the cause when Unpublish names a port that is not published.
-	ErrNotPublished = errors.New("it is not published")
-)
+// ErrClosed is the cause of every error after Close.
+var ErrClosed = errors.New("control is closed")
 
 // Config is what a Control is made of.
 type Config struct {
-	Network spec.Network
-	DNS     DNS
+	DNS DNS
 	// Datapath says how to start the process. Its Event is control's; use Event below.
 	Datapath datapath.Config
-	// Capture, when not nil, receives everything that passes the switch in pcap form. It stays the
-	// caller's and must be open until Close.
-	Capture *os.File
 	// Log receives state changes; nil discards them.
 	Log *slog.Logger
 
@@ -41,17 +28,16 @@ type Config struct {
 	Event func(datapath.Event)
 }
 
-// DNS says what the Network's resolver answers from.
+// DNS says whom the Networks' resolvers ask for what they do not know.
 type DNS struct {
 	// Servers are the upstreams; empty means those of ResolvConf, followed as it changes.
 	Servers []netip.AddrPort
 	// ResolvConf is the host's file; empty means /etc/resolv.conf.
 	ResolvConf string
-	// Hosts are names answered without asking anyone.
-	Hosts map[string][]netip.Addr
 }
 
-// Control is one Sandbox's control side. Its methods are safe for concurrent use.
+// Control is the control side of one datapath process and of all Networks in it. Its methods are safe
+// for concurrent use.
 type Control struct {
 	cfg    Config
 	log    *slog.Logger
@@ -66,7 +52,6 @@ type Control struct {
 	state    State
 	err      error // why Failed
 	restarts int
-	ports    []portfwd.Spec
 	hello    datapath.Hello
 	pid      int
 }
@@ -99,74 +84,6 @@ func (c *Control) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// Attach gives the Network an Endpoint on a TAP. Control duplicates tapFile, which stays the
-// caller's. An error means that the datapath refused it and nothing changed; a datapath that dies
-// meanwhile is not an error, its successor gets the Endpoint.
-func (c *Control) Attach(ep spec.Endpoint, tapFile *os.File, info tap.Info) error {
-	dup, err := duplicate(tapFile)
-	if err != nil {
-		return fmt.Errorf("attach endpoint %s: duplicate its TAP: %w", ep.ID, err)
-	}
-	err = c.do(func(s *supervisor) error { return s.attach(ep, dup, info) })
-	if err != nil {
-		dup.Close()
-		return fmt.Errorf("attach endpoint %s: %w", ep.ID, err)
-	}
-	return nil
-}
-
-// Detach takes an Endpoint away and closes its TAP. Its ports stay bound for the next Endpoint.
-func (c *Control) Detach(id string) error {
-	if err := c.do(func(s *supervisor) error { return s.detach(id) }); err != nil {
-		return fmt.Errorf("detach endpoint %s: %w", id, err)
-	}
-	return nil
-}
-
-// Publish binds what specs ask for, all or nothing, and forwards it to the Endpoint that was
-// attached first, or will be. It returns what was bound, with the real ports and addresses.
-// A port in use is an error that wraps syscall.EADDRINUSE.
-func (c *Control) Publish(specs []portfwd.Spec) ([]portfwd.Spec, error) {
-	ls, err := portfwd.Listen(specs, c.cfg.Network.Subnet6.IsValid())
-	if err != nil {
-		return nil, err
-	}
-	if err := c.do(func(s *supervisor) error { return s.publish(ls) }); err != nil {
-		for _, l := range ls {
-			l.File.Close()
-		}
-		return nil, fmt.Errorf("publish ports: %w", err)
-	}
-	bound := make([]portfwd.Spec, len(ls))
-	for i, l := range ls {
-		bound[i] = l.Spec
-	}
-	return bound, nil
-}
-
-// Unpublish ends ports. A Spec without an address stands for all addresses its port is bound to,
-// one without a container port for any. One that is not published is an error, and then none is ended.
-func (c *Control) Unpublish(specs []portfwd.Spec) error {
-	return c.do(func(s *supervisor) error { return s.unpublish(specs) })
-}
-
-// Ports returns what is published, in the order it was.
-func (c *Control) Ports() []portfwd.Spec {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return append([]portfwd.Spec(nil), c.ports...)
-}
-
-// Stats asks the datapath for its counters. They start anew with each datapath.
-func (c *Control) Stats(ctx context.Context) (spec.Stats, error) {
-	var st spec.Stats
-	err := c.do(func(s *supervisor) (err error) {
-		st, err = s.stats(ctx)
-		return err
-	})
-	return st, err
 }
 
 // Status is what a Control says of itself.
@@ -203,7 +120,7 @@ func (c *Control) Err() error {
 	return nil
 }
 
-// Close ends the datapath and the published ports and waits until they are gone. It is safe to
+// Close ends the datapath and what it forwards and waits until they are gone. It is safe to
 // call more than once.
 func (c *Control) Close() error {
 	c.cancel()

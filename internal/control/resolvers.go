@@ -38,7 +38,7 @@ func (s *supervisor) watch() {
 	if err != nil {
 		s.log.Warn("no dns upstreams until the file can be read", "err", err)
 	}
-	s.want.dns.Upstreams = upstreams(content)
+	s.want.upstreams = upstreams(content)
 	s.wg.Go(func() { s.watchResolvConf(path) })
 }
 

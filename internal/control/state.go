@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/usernet/usernet/internal/datapath"
-	"github.com/usernet/usernet/portfwd"
 )
 
 // State says how a Control and its datapath stand; see the package comment for the transitions.
@@ -53,7 +52,6 @@ func (c *Control) fail(err error) {
 
 // finish is the supervisor's last act.
 func (c *Control) finish() {
-	c.setPorts(nil)
 	if c.Status().State != Failed {
 		c.setState(Closed)
 	}
@@ -71,14 +69,4 @@ func (c *Control) countRestart() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.restarts++
-}
-
-func (c *Control) setPorts(ls []portfwd.Listener) {
-	specs := make([]portfwd.Spec, len(ls))
-	for i, l := range ls {
-		specs[i] = l.Spec
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ports = specs
 }

@@ -24,7 +24,6 @@ type supervisor struct {
 	want want
 
 	restarts restarts
-	captured bool // a datapath has written to the capture file already
 	watching bool // both watchers have been started
 
 	upstreams chan []netip.AddrPort // the latest, from watchUpstreams
@@ -34,12 +33,11 @@ type supervisor struct {
 
 func newSupervisor(ctx context.Context, c *Control) *supervisor {
 	s := &supervisor{
-		c: c, log: c.log, ctx: ctx,
+		c: c, log: c.log, ctx: ctx, want: newWant(),
 		upstreams: make(chan []netip.AddrPort, 1),
 		changed:   make(chan struct{}, 1),
 	}
-	s.want.dns.Hosts = c.cfg.DNS.Hosts
-	s.want.dns.Upstreams = c.cfg.DNS.Servers
+	s.want.upstreams = c.cfg.DNS.Servers
 	return s
 }
 
@@ -105,10 +103,10 @@ func (s *supervisor) launch() error {
 	if err != nil {
 		return errors.Join(err, p.Err())
 	}
-	if err := p.Configure(s.ctx, s.c.cfg.Network); err != nil {
-		return err
-	}
-	if err := s.resend(p); err != nil {
+	// What this one refuses although an earlier one took it (the TAP of a container that has ended) stays
+	// wanted: its owner will say when it is not.
+	refused := func(r datapath.Request, err *datapath.RefusedError) { s.logRefusal(r, err) }
+	if err := p.DoAll(s.ctx, s.want.requests(), refused); err != nil {
 		return err
 	}
 	s.c.setProcess(p.PID(), h)
@@ -131,7 +129,7 @@ func (s *supervisor) serve() {
 			s.setUpstreams(u)
 		case <-s.changed:
 			s.log.Info("host addresses or routes changed")
-			s.keep("host-changed", s.send((*datapath.Process).HostChanged))
+			s.tell(datapath.HostChanged())
 		}
 	}
 }
@@ -154,42 +152,49 @@ func (s *supervisor) pause(wait time.Duration) bool {
 	}
 }
 
-// send runs one request. Its error is a refusal or ErrClosed. Anything else that goes wrong is the
+// send asks for one thing. Its error is a refusal or ErrClosed. Anything else that goes wrong is the
 // end of this process: it is killed, the next one gets what is wanted, and the error is nil.
-func (s *supervisor) send(request func(*datapath.Process, context.Context) error) error {
+func (s *supervisor) send(r datapath.Request) error {
 	if s.proc == nil {
 		return nil
 	}
-	err := request(s.proc, s.ctx)
-	var refused *datapath.RefusedError
+	err := s.proc.Do(s.ctx, r)
+	_, refused := errors.AsType[*datapath.RefusedError](err)
 	switch {
-	case err == nil, errors.As(err, &refused):
+	case err == nil, refused:
 		return err
 	case s.ctx.Err() != nil:
 		return ErrClosed
 	}
-	s.log.Error("datapath does not answer, killing it", "pid", s.proc.PID(), "err", err)
+	s.log.Error("datapath does not answer, killing it", "pid", s.proc.PID(), "request", r, "err", err)
 	s.proc.Kill()
 	return nil
 }
 
-// keep logs the refusal of something that stays wanted.
-func (s *supervisor) keep(what string, err error) {
-	if err != nil && !errors.Is(err, ErrClosed) {
-		s.log.Warn("refused by datapath", "request", what, "err", err)
+// tell tells the datapath something that is so, whatever it answers.
+func (s *supervisor) tell(r datapath.Request) {
+	if err := s.send(r); err != nil && !errors.Is(err, ErrClosed) {
+		s.logRefusal(r, err)
 	}
 }
 
-func (s *supervisor) stats(ctx context.Context) (spec.Stats, error) {
+func (s *supervisor) logRefusal(r datapath.Request, err error) {
+	s.log.Warn("refused by datapath", "request", r, "err", err)
+}
+
+func (s *supervisor) stats(ctx context.Context, network string) (spec.Stats, error) {
+	if _, err := s.want.network(network); err != nil {
+		return spec.Stats{}, err
+	}
 	if s.proc == nil {
 		return spec.Stats{}, errRestarting
 	}
-	return s.proc.Stats(ctx)
+	return s.proc.Stats(ctx, network)
 }
 
 // event runs on the goroutine that reads the process's socket.
 func (s *supervisor) event(e datapath.Event) {
-	s.log.Warn("datapath event", "event", e.Kind, "id", e.ID, "cause", e.Cause)
+	s.log.Warn("datapath event", "event", e.Kind, "network", e.Network, "endpoint", e.ID, "cause", e.Cause)
 	if s.c.cfg.Event != nil {
 		s.c.cfg.Event(e)
 	}

@@ -1,16 +1,13 @@
 package control
 
 import (
-	"context"
-	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -19,15 +16,28 @@ import (
 
 // want is what a datapath should hold. The supervisor owns it and every file in it.
 type want struct {
-	dns       dnsproxy.Config
-	endpoints []endpoint
-	ports     []portfwd.Listener // forwarded to endpoints[0]
+	reserved  map[netip.Prefix]int // how often: two Networks may have the same for a moment
+	upstreams []netip.AddrPort
+	networks  map[string]*network
+}
+
+type network struct {
+	spec      spec.Network
+	hosts     map[string][]netip.Addr
+	endpoints map[string]*endpoint
+	capture   *os.File // nil without one
+	captured  bool     // a datapath has written to it already
 }
 
 type endpoint struct {
-	spec spec.Endpoint
-	tap  *os.File
-	info tap.Info
+	spec  spec.Endpoint
+	tap   *os.File
+	info  tap.Info
+	ports map[string]portfwd.Listener // by portID
+}
+
+func newWant() want {
+	return want{reserved: make(map[netip.Prefix]int), networks: make(map[string]*network)}
 }
 
 // portID names a published port between control and datapath. A bound socket is unique by its
@@ -36,181 +46,101 @@ func portID(s portfwd.Spec) string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(s.HostIP, s.HostPort), s.Proto)
 }
 
-// resend brings a fresh process to what is wanted. Its error means that the process is of no use.
-// What it refuses although an earlier one took it is logged and stays wanted.
-func (s *supervisor) resend(p *datapath.Process) error {
-	var broken error
-	try := func(what string, err error) {
-		var refused *datapath.RefusedError
-		if errors.As(err, &refused) {
-			s.keep(what, err)
-		} else if broken == nil {
-			broken = err
-		}
+// network returns a Network that is wanted.
+func (w *want) network(id string) (*network, error) {
+	n := w.networks[id]
+	if n == nil {
+		return nil, fmt.Errorf("network %s is not there", id)
 	}
-	if f := s.c.cfg.Capture; f != nil {
-		try("capture", p.Capture(s.ctx, f, s.captured))
-		s.captured = true
-	}
-	try("dns", p.SetDNS(s.ctx, s.want.dns))
-	for _, e := range s.want.endpoints {
-		try("attach "+e.spec.ID, p.Attach(s.ctx, e.spec, e.tap, e.info))
-	}
-	if len(s.want.endpoints) > 0 {
-		for _, l := range s.want.ports {
-			try("publish "+portID(l.Spec), p.Publish(s.ctx, portID(l.Spec), l.Spec, l.File, s.want.endpoints[0].spec.ID))
-		}
-	}
-	return broken
+	return n, nil
 }
 
-// attach owns tapFile when it succeeds.
-func (s *supervisor) attach(ep spec.Endpoint, tapFile *os.File, info tap.Info) error {
-	if s.findEndpoint(ep.ID) >= 0 {
-		return errors.New("it is attached already")
-	}
-	err := s.send(func(p *datapath.Process, ctx context.Context) error { return p.Attach(ctx, ep, tapFile, info) })
+// endpoint returns an Endpoint that is wanted.
+func (w *want) endpoint(network, id string) (*endpoint, error) {
+	n, err := w.network(network)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.want.endpoints = append(s.want.endpoints, endpoint{ep, tapFile, info})
-	if len(s.want.endpoints) > 1 {
-		return nil
+	e := n.endpoints[id]
+	if e == nil {
+		return nil, fmt.Errorf("it is not attached to network %s", network)
 	}
-	// Ports published before there was anyone to forward them to.
-	for _, l := range s.want.ports {
-		if err = s.sendPort(l); err != nil {
-			s.want.endpoints = nil
-			s.keep("detach", s.sendID((*datapath.Process).Detach, ep.ID))
-			return fmt.Errorf("publish %s: %w", portID(l.Spec), err)
-		}
-	}
-	return nil
+	return e, nil
 }
 
-func (s *supervisor) detach(id string) error {
-	i := s.findEndpoint(id)
-	if i < 0 {
-		return errors.New("it is not attached")
-	}
-	if i == 0 {
-		for _, l := range s.want.ports {
-			s.keep("unpublish", s.sendID((*datapath.Process).Unpublish, portID(l.Spec)))
-		}
-	}
-	s.keep("detach", s.sendID((*datapath.Process).Detach, id))
-	s.want.endpoints[i].tap.Close()
-	s.want.endpoints = slices.Delete(s.want.endpoints, i, i+1)
-	if i == 0 {
-		for _, l := range s.want.ports {
-			s.keep("publish", s.sendPort(l))
-		}
-	}
-	return nil
-}
-
-func (s *supervisor) findEndpoint(id string) int {
-	return slices.IndexFunc(s.want.endpoints, func(e endpoint) bool { return e.spec.ID == id })
-}
-
-// publish owns the sockets of ls when it succeeds.
-func (s *supervisor) publish(ls []portfwd.Listener) error {
-	for i, l := range ls {
-		err := s.sendPort(l)
-		if err == nil {
-			continue
-		}
-		for _, l := range ls[:i] {
-			s.keep("unpublish", s.sendID((*datapath.Process).Unpublish, portID(l.Spec)))
-		}
-		return fmt.Errorf("%s: %w", portID(l.Spec), err)
-	}
-	s.want.ports = append(s.want.ports, ls...)
-	s.c.setPorts(s.want.ports)
-	return nil
-}
-
-func (s *supervisor) unpublish(specs []portfwd.Spec) error {
-	gone := make(map[int]bool)
-	for _, q := range specs {
-		n := len(gone)
-		for i, l := range s.want.ports {
-			if matches(q, l.Spec) {
-				gone[i] = true
+// requests are what brings a datapath that knows nothing to all this, in an order in which nothing is
+// let through that is to be refused: what is reserved comes before whom it is reserved from, and ports come when
+// all Networks are there.
+func (w *want) requests() iter.Seq[datapath.Request] {
+	return func(yield func(datapath.Request) bool) {
+		for _, r := range datapath.Reserve(slices.Collect(maps.Keys(w.reserved))) {
+			if !yield(r) {
+				return
 			}
 		}
-		if len(gone) == n {
-			return fmt.Errorf("unpublish %s: %w; usernet port ls shows what is", q, ErrNotPublished)
+		if !yield(datapath.SetUpstreams(w.upstreams)) {
+			return
+		}
+		for _, part := range []func(id string, n *network, yield func(datapath.Request) bool) bool{
+			requestNetwork, requestEndpoints, requestPorts,
+		} {
+			for id, n := range w.networks {
+				if !part(id, n, yield) {
+					return
+				}
+			}
 		}
 	}
-	var left []portfwd.Listener
-	for i, l := range s.want.ports {
-		if !gone[i] {
-			left = append(left, l)
-			continue
+}
+
+func requestNetwork(id string, n *network, yield func(datapath.Request) bool) bool {
+	if !yield(datapath.AddNetwork(n.spec, n.hosts)) {
+		return false
+	}
+	if n.capture == nil {
+		return true
+	}
+	begun := n.captured
+	n.captured = true
+	return yield(datapath.Capture(id, n.capture, begun))
+}
+
+func requestEndpoints(id string, n *network, yield func(datapath.Request) bool) bool {
+	for _, e := range n.endpoints {
+		if !yield(datapath.Attach(id, e.spec, e.tap, e.info)) {
+			return false
 		}
-		s.keep("unpublish", s.sendID((*datapath.Process).Unpublish, portID(l.Spec)))
-		l.File.Close()
 	}
-	s.want.ports = left
-	s.c.setPorts(left)
-	return nil
+	return true
 }
 
-// matches reports whether q stands for the bound port s.
-func matches(q, s portfwd.Spec) bool {
-	return q.Proto == s.Proto && q.HostPort == s.HostPort &&
-		(!q.HostIP.IsValid() || q.HostIP == s.HostIP) && (q.Port == 0 || q.Port == s.Port)
-}
-
-// sendPort has the datapath serve l, when there is an Endpoint to forward to.
-func (s *supervisor) sendPort(l portfwd.Listener) error {
-	if len(s.want.endpoints) == 0 {
-		return nil
+func requestPorts(id string, n *network, yield func(datapath.Request) bool) bool {
+	for _, e := range n.endpoints {
+		for port, l := range e.ports {
+			if !yield(datapath.Publish(id, port, l.Spec, l.File, e.spec.ID)) {
+				return false
+			}
+		}
 	}
-	to := s.want.endpoints[0].spec.ID
-	return s.send(func(p *datapath.Process, ctx context.Context) error {
-		return p.Publish(ctx, portID(l.Spec), l.Spec, l.File, to)
-	})
-}
-
-func (s *supervisor) sendID(request func(*datapath.Process, context.Context, string) error, id string) error {
-	return s.send(func(p *datapath.Process, ctx context.Context) error { return request(p, ctx, id) })
-}
-
-func (s *supervisor) setUpstreams(u []netip.AddrPort) {
-	if slices.Equal(u, s.want.dns.Upstreams) {
-		return
-	}
-	s.log.Info("dns upstreams changed", "upstreams", u)
-	s.want.dns.Upstreams = u
-	s.keep("dns", s.send(func(p *datapath.Process, ctx context.Context) error { return p.SetDNS(ctx, s.want.dns) }))
+	return true
 }
 
 // close closes every file.
 func (w *want) close() {
-	for _, e := range w.endpoints {
-		e.tap.Close()
+	for _, n := range w.networks {
+		if n.capture != nil {
+			n.capture.Close()
+		}
+		for _, e := range n.endpoints {
+			e.close()
+		}
 	}
-	for _, l := range w.ports {
-		l.File.Close()
-	}
-	w.endpoints, w.ports = nil, nil
+	clear(w.networks)
 }
 
-// duplicate makes a descriptor of our own for the same open file. It does not use f.Fd, which would make a
-// non-blocking file blocking for everyone who shares it.
-func duplicate(f *os.File) (*os.File, error) {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return nil, err
+func (e *endpoint) close() {
+	e.tap.Close()
+	for _, l := range e.ports {
+		l.File.Close()
 	}
-	fd, derr := -1, error(nil)
-	if err := rc.Control(func(u uintptr) { fd, derr = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return nil, err
-	}
-	if derr != nil {
-		return nil, derr
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
 }

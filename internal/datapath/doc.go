@@ -6,22 +6,27 @@
 // Control and datapath are two processes of one binary, joined by a unix SEQPACKET socketpair that
 // exists from before the datapath's first instruction; nothing else connects them and nothing has
 // a name somebody else could open. Each message is one JSON object of at most MaxMessage bytes,
-// with at most one descriptor beside it (a TAP, a listener, a capture file).
+// with at most one descriptor beside it (a TAP, a listener, a capture file); see internal/wire.
 //
 //	control                                datapath
-//	Start ── clone, exec ────────────────► Main: confine, then serve
+//	Start ── clone, exec ────────────────► Main: confine, make the Host, then serve
 //	hello ───────────────────────────────►
 //	◄──────────────── version, layers of the isolation
-//	configure(spec.Network) ─────────────► makes the Backend
-//	dns, attach+TAP, publish+listener ───► Backend methods, one after another
+//	reserve, upstreams, host-changed ────► for all Networks
+//	add-network(spec.Network, hosts) ────► makes a Backend, as many as there are Networks
+//	attach+TAP, publish+listener, update ► methods of the Backend named, one after another
 //	◄─────────────────────────────────── one reply each, with the request's id
-//	◄─────────────────────────────────── events, any time: endpoint down, capture ended
-//	(socket closed) ─────────────────────► Backend.Close, exit
+//	◄─────────────────────────────────── events, any time: endpoint down
+//	(socket closed) ─────────────────────► Backend.Close of each, exit
 //
 // Requests are served in the order they come, by one goroutine. A request that cannot be
 // understood is answered with an error and changes nothing; the descriptor that came with a
 // refused request is closed. A message that is not JSON ends the process: control never sends
 // one, so whoever did is not control.
+//
+// No message and no answer grows with the number of Networks or Endpoints: names travel with their Endpoint,
+// listeners one by one. What is known of many things is many messages, which the client sends without
+// waiting for each (DoAll).
 //
 // # Invariants
 //
@@ -30,11 +35,11 @@
 //     wedged to see the first.
 //   - Everything the datapath knows came over the socket, so control can bring a new one to the
 //     same state with the same messages (internal/control).
-//   - Control imports this package and must not link gVisor, so the Backend is an interface and
-//     cmd/usernet says what stands behind it.
+//   - Control imports this package and must not link gVisor, so Host and Backend are interfaces and
+//     cmd/usernet says what stands behind them.
 //
 // # Limits and timeouts
 //
 // MaxMessage 64 KiB; RequestTimeout 5 s per request, after which the client's owner should Kill;
-// 64 events in flight, more are dropped and logged; 2 s for an orderly end.
+// 32 requests on their way; 1024 events waiting, more are dropped and logged; 2 s for an orderly end.
 package datapath

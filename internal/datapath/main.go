@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/internal/confine"
+	"github.com/usernet/usernet/internal/wire"
 )
 
 // socketFD is where the process finds its end of the socketpair; 0 and 1 are /dev/null, 2 the log.
@@ -57,7 +58,7 @@ func (c Config) flags() []string {
 
 // Main is the datapath role: args are what follows the role's word. It returns the exit code of the
 // process: 0 when control ended it, 1 otherwise, after a line on stderr.
-func Main(args []string, newBackend New) int {
+func Main(args []string, newHost NewHost) int {
 	// A log that nobody reads any more must not end the network.
 	signal.Ignore(syscall.SIGPIPE)
 	fs := flag.NewFlagSet("datapath", flag.ContinueOnError)
@@ -70,7 +71,7 @@ func Main(args []string, newBackend New) int {
 		return 1
 	}
 	log := newLog(slog.Level(*level), *asJSON)
-	if err := run(newBackend, *kill, log); err != nil {
+	if err := run(newHost, *kill, log); err != nil {
 		log.Error("datapath ended", "err", err)
 		return 1
 	}
@@ -85,20 +86,15 @@ func newLog(level slog.Level, asJSON bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o)).With("role", "datapath")
 }
 
-func run(newBackend New, kill bool, log *slog.Logger) error {
+func run(newHost NewHost, kill bool, log *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	if kind, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
 		return errors.New("open control socket: there is none; the datapath is started by usernet run, not by hand")
 	}
-	// Starting a process made the socket blocking; receive wants it on the poller.
-	if err := unix.SetNonblock(socketFD, true); err != nil {
-		return fmt.Errorf("open control socket: %w", err)
-	}
-	unix.CloseOnExec(socketFD)
-	c, err := newConn(os.NewFile(socketFD, "control socket"))
+	c, err := wire.Inherited(socketFD, MaxMessage)
 	if err != nil {
-		return err
+		return fmt.Errorf("open control socket: %w", err)
 	}
 	// The zone of the log's times is read from a file, now or never.
 	_, _ = time.Now().Zone()
@@ -106,12 +102,12 @@ func run(newBackend New, kill bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := newServer(c, newBackend, report, log)
+	s := newServer(c, newHost(log), report, log)
 	err = s.serve()
 	// Whoever ended us waits no longer than this, and when control is gone nobody else would
 	// end a process that hangs in Close.
 	defer time.AfterFunc(closeTimeout, func() {
-		log.Error("datapath ended", "err", "the network did not close in time")
+		log.Error("datapath ended", "err", "the networks did not close in time")
 		os.Exit(1)
 	}).Stop()
 	s.close()

@@ -2,10 +2,10 @@ package datapath
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
+	"net/netip"
 
 	"github.com/usernet/usernet/internal/confine"
+	"github.com/usernet/usernet/internal/wire"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -13,28 +13,35 @@ import (
 
 // ProtocolVersion is what both sides must speak. They are one binary, so it differs only when
 // control outlives a replaced binary.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
-// MaxMessage bounds a message in bytes. The largest ones are a DNS configuration with its hosts and
-// an Endpoint with its names; 64 KiB hold about a thousand entries, and the kernel's default
-// socket buffer holds three such messages.
-const MaxMessage = 64 << 10
+// MaxMessage bounds a message in bytes. The largest ones are a Network with its extra hosts and an
+// Endpoint with its names; 64 KiB hold about a thousand of either, and the kernel's default socket
+// buffer holds three such messages. No message grows with the number of Networks or Endpoints.
+const MaxMessage = wire.DefaultMaxMessage
+
+// maxPrefixes is how many prefixes one message reserves; the longest takes 46 bytes.
+const maxPrefixes = 1024
 
 // kind says what a message asks for or tells.
 type kind string
 
 const (
-	kindHello       kind = "hello"
-	kindConfigure   kind = "configure"
-	kindAttach      kind = "attach" // with the TAP
-	kindDetach      kind = "detach"
-	kindPublish     kind = "publish" // with the listener
-	kindUnpublish   kind = "unpublish"
-	kindDNS         kind = "dns"
-	kindCapture     kind = "capture" // with the file
-	kindHostChanged kind = "host-changed"
-	kindStats       kind = "stats"
-	kindShutdown    kind = "shutdown"
+	kindHello         kind = "hello"
+	kindReserve       kind = "reserve"
+	kindRelease       kind = "release"
+	kindUpstreams     kind = "upstreams"
+	kindHostChanged   kind = "host-changed"
+	kindShutdown      kind = "shutdown"
+	kindAddNetwork    kind = "add-network"
+	kindRemoveNetwork kind = "remove-network"
+	kindAttach        kind = "attach" // with the TAP
+	kindUpdate        kind = "update"
+	kindDetach        kind = "detach"
+	kindPublish       kind = "publish" // with the listener
+	kindUnpublish     kind = "unpublish"
+	kindCapture       kind = "capture" // with the file
+	kindStats         kind = "stats"
 
 	kindReply kind = "reply" // upward, with the id of its request
 	kindEvent kind = "event" // upward, id 0
@@ -59,23 +66,50 @@ type helloRequest struct {
 	Version int `json:"version"`
 }
 
+type prefixesRequest struct {
+	Prefixes []netip.Prefix `json:"prefixes"`
+}
+
+type upstreamsRequest struct {
+	Servers []netip.AddrPort `json:"servers"`
+}
+
+type addNetworkRequest struct {
+	Network spec.Network            `json:"network"`
+	Hosts   map[string][]netip.Addr `json:"hosts,omitempty"`
+}
+
+type networkRequest struct {
+	Network string `json:"network"`
+}
+
 type attachRequest struct {
+	Network  string        `json:"network"`
 	Endpoint spec.Endpoint `json:"endpoint"`
 	TAP      tap.Info      `json:"tap"`
 }
 
+type updateRequest struct {
+	Network  string        `json:"network"`
+	Endpoint spec.Endpoint `json:"endpoint"`
+}
+
 type publishRequest struct {
+	Network  string       `json:"network"`
 	ID       string       `json:"id"`
 	Spec     portfwd.Spec `json:"spec"`
 	Endpoint string       `json:"endpoint"`
 }
 
 type captureRequest struct {
-	More bool `json:"more,omitempty"`
+	Network string `json:"network"`
+	More    bool   `json:"more,omitempty"`
 }
 
+// idRequest is about an Endpoint or a published port.
 type idRequest struct {
-	ID string `json:"id"`
+	Network string `json:"network"`
+	ID      string `json:"id"`
 }
 
 // EventKind names something that happened in the datapath without being asked for.
@@ -86,36 +120,8 @@ const EventEndpointDown EventKind = "endpoint-down"
 
 // Event is one asynchronous message from the datapath.
 type Event struct {
-	Kind  EventKind `json:"kind"`
-	ID    string    `json:"id,omitempty"`
-	Cause string    `json:"cause,omitempty"`
-}
-
-// encode turns a message into bytes that fit one datagram of the socket.
-func encode(m message) ([]byte, error) {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s message: %w", m.Kind, err)
-	}
-	if len(b) > MaxMessage {
-		return nil, fmt.Errorf("encode %s message: %d bytes, at most %d", m.Kind, len(b), MaxMessage)
-	}
-	return b, nil
-}
-
-var errNoKind = errors.New("decode message: no kind")
-
-// decode reads one message. Unknown fields are ignored, an unknown kind is the receiver's business.
-func decode(b []byte) (message, error) {
-	var m message
-	if len(b) > MaxMessage {
-		return message{}, fmt.Errorf("decode message: %d bytes, at most %d", len(b), MaxMessage)
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		return message{}, fmt.Errorf("decode message: %w", err)
-	}
-	if m.Kind == "" {
-		return message{}, errNoKind
-	}
-	return m, nil
+	Kind    EventKind `json:"kind"`
+	Network string    `json:"network,omitempty"`
+	ID      string    `json:"id,omitempty"`
+	Cause   string    `json:"cause,omitempty"`
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"runtime"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/usernet/usernet/internal/confine"
 	"github.com/usernet/usernet/internal/sys"
+	"github.com/usernet/usernet/internal/wire"
 )
 
 const (
@@ -46,7 +46,7 @@ type Config struct {
 // Process is a running datapath, seen by the one who started it. Its methods are safe for
 // concurrent use.
 type Process struct {
-	c     *conn
+	c     *wire.Conn
 	proc  *os.Process
 	event func(Event)
 
@@ -70,7 +70,7 @@ func Start(cfg Config) (*Process, error) {
 		return nil, fmt.Errorf("start datapath: %w", err)
 	}
 	defer theirs.Close()
-	c, err := newConn(ours)
+	c, err := wire.New(ours, MaxMessage)
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start datapath: %w", err)
@@ -83,7 +83,7 @@ func Start(cfg Config) (*Process, error) {
 	started := make(chan error)
 	p.wg.Go(func() { p.own(cfg, theirs, started) })
 	if err := <-started; err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("start datapath: %w", err)
 	}
 	p.wg.Go(p.readReplies)
@@ -153,7 +153,7 @@ func (p *Process) Err() error {
 // Kill ends the process at once and waits for it.
 func (p *Process) Kill() {
 	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		p.c.close() // its other sign
+		p.c.Close() // its other sign
 	}
 	<-p.done
 	p.release()
@@ -165,7 +165,7 @@ func (p *Process) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := p.call(ctx, kindShutdown, nil, nil, nil)
-	if err == nil || errors.Is(err, ErrGone) || errors.Is(err, io.EOF) {
+	if err == nil || errors.Is(err, ErrGone) {
 		select {
 		case <-p.done:
 		case <-ctx.Done():
@@ -183,6 +183,6 @@ func (p *Process) Close() error {
 
 // release closes the socket and waits for both goroutines.
 func (p *Process) release() {
-	p.closing.Do(func() { p.c.close() })
+	p.closing.Do(func() { p.c.Close() })
 	p.wg.Wait()
 }

@@ -4,39 +4,46 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 
 	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/internal/confine"
-	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/internal/wire"
 )
 
-// eventQueue bounds the events that wait for control. An event says that something ended, and there
-// are never more things than this that could end at once in one sandbox.
-const eventQueue = 64
+// eventQueue bounds the events that wait for control. An event says that something ended by itself; when
+// more end at once than this, control has other ways to learn of it.
+const eventQueue = 1024
 
 // errShutdown ends serve after a shutdown request.
 var errShutdown = errors.New("shutdown requested")
 
-// server is the inside of the process: it turns messages into calls of the Backend.
+// server is the inside of the process: it turns messages into calls of the Backends.
 type server struct {
-	c       *conn
-	new     New
-	log     *slog.Logger
-	report  confine.Report
-	backend Backend // nil until configure
+	c      *wire.Conn
+	host   Host
+	log    *slog.Logger
+	report confine.Report
+
+	networks  map[string]*network // by id
+	upstreams []netip.AddrPort    // for all of them
 
 	events chan Event
 	stop   chan struct{}  // closed by close
 	wg     sync.WaitGroup // sendEvents
 }
 
-func newServer(c *conn, newBackend New, report confine.Report, log *slog.Logger) *server {
-	s := &server{c: c, new: newBackend, log: log, report: report,
+// network is a live Network and what its resolver was told.
+type network struct {
+	backend Backend
+	hosts   map[string][]netip.Addr
+}
+
+func newServer(c *wire.Conn, host Host, report confine.Report, log *slog.Logger) *server {
+	s := &server{c: c, host: host, log: log, report: report, networks: make(map[string]*network),
 		events: make(chan Event, eventQueue), stop: make(chan struct{})}
 	s.wg.Go(s.sendEvents)
 	return s
@@ -46,9 +53,9 @@ func newServer(c *conn, newBackend New, report confine.Report, log *slog.Logger)
 // message makes no sense.
 func (s *server) serve() error {
 	for {
-		m, f, err := s.c.receive()
+		m, f, err := s.receive()
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		case wire.Gone(err):
 			return nil
 		case err != nil:
 			return fmt.Errorf("read request: %w", err)
@@ -58,11 +65,7 @@ func (s *server) serve() error {
 		if end {
 			err = nil
 		}
-		reply := message{ID: m.ID, Kind: kindReply}
-		if err != nil {
-			reply.Error = err.Error()
-		}
-		if err := s.c.send(reply, body, nil); err != nil {
+		if err := s.answer(m.ID, body, err); err != nil {
 			return fmt.Errorf("answer %s: %w", m.Kind, err)
 		}
 		if end {
@@ -71,140 +74,67 @@ func (s *server) serve() error {
 	}
 }
 
-// handle runs one request. It owns f: what no Backend method took over is closed.
-func (s *server) handle(m message, f *os.File) (any, error) {
-	want, known := carriesFile[m.Kind]
-	if f != nil && !want {
-		f.Close()
+// receive returns the next message and the descriptor that came with it. One whose descriptor was
+// lost, since flows have used up all there may be, comes without: that is no reason to end flows.
+func (s *server) receive() (message, *os.File, error) {
+	var m message
+	files, err := s.c.Receive(&m)
+	if errors.Is(err, wire.ErrFilesLost) {
+		err = nil
 	}
 	switch {
+	case err != nil:
+	case m.Kind == "":
+		err = errors.New("message without a kind")
+	case len(files) > 1:
+		err = fmt.Errorf("%s with %d descriptors, at most one", m.Kind, len(files))
+	case len(files) == 1:
+		return m, files[0], nil
+	default:
+		return m, nil, nil
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	return message{}, nil, err
+}
+
+// answer sends the reply to request id.
+func (s *server) answer(id uint64, body any, refusal error) error {
+	reply := message{ID: id, Kind: kindReply}
+	switch {
+	case refusal != nil:
+		reply.Error = refusal.Error()
+	case body != nil:
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		reply.Body = b
+	}
+	return s.c.Send(reply)
+}
+
+// handle runs one request. It owns f: what no Backend method took over is closed.
+func (s *server) handle(m message, f *os.File) (any, error) {
+	h, known := handlers[m.Kind]
+	var err error
+	switch {
 	case !known:
-		return nil, fmt.Errorf("serve request: unknown kind %q", m.Kind)
-	case want && f == nil:
+		err = fmt.Errorf("serve request: unknown kind %q", m.Kind)
+	case h.file != nil && f == nil:
 		return nil, fmt.Errorf("serve %s: the descriptor is missing; close connections or raise the limit of open files", m.Kind)
-	case !want && f != nil:
-		return nil, fmt.Errorf("serve %s: a descriptor came with it", m.Kind)
+	case h.file != nil:
+		return nil, h.file(s, m.Body, f)
+	case f != nil:
+		err = fmt.Errorf("serve %s: a descriptor came with it", m.Kind)
+	default:
+		return h.plain(s, m.Body)
 	}
-	switch m.Kind {
-	case kindHello:
-		return s.hello(m.Body)
-	case kindConfigure:
-		return nil, s.configure(m.Body)
-	case kindShutdown:
-		return nil, errShutdown
+	if f != nil {
+		f.Close()
 	}
-	if s.backend == nil {
-		if f != nil {
-			f.Close()
-		}
-		return nil, fmt.Errorf("serve %s: the network is not configured", m.Kind)
-	}
-	if want {
-		return nil, s.handleFile(m, f)
-	}
-	return s.handlePlain(m)
-}
-
-// carriesFile lists the requests and says which come with a descriptor.
-var carriesFile = map[kind]bool{
-	kindHello: false, kindConfigure: false, kindShutdown: false,
-	kindAttach: true, kindPublish: true, kindCapture: true,
-	kindDetach: false, kindUnpublish: false, kindDNS: false, kindHostChanged: false, kindStats: false,
-}
-
-func (s *server) hello(body json.RawMessage) (any, error) {
-	q, err := parse[helloRequest](body)
-	if err != nil {
-		return nil, err
-	}
-	if q.Version != ProtocolVersion {
-		return nil, fmt.Errorf("serve hello: control speaks version %d, this datapath %d; start the sandbox again", q.Version, ProtocolVersion)
-	}
-	return Hello{Version: ProtocolVersion, Confine: s.report}, nil
-}
-
-func (s *server) configure(body json.RawMessage) error {
-	if s.backend != nil {
-		return errors.New("serve configure: already configured")
-	}
-	n, err := parse[spec.Network](body)
-	if err != nil {
-		return err
-	}
-	b, err := s.new(n, Options{Log: s.log, Event: s.event})
-	if err != nil {
-		return err
-	}
-	s.backend = b
-	return nil
-}
-
-// handleFile runs the requests that come with a descriptor; f is never nil.
-func (s *server) handleFile(m message, f *os.File) error {
-	switch m.Kind {
-	case kindAttach:
-		q, err := parse[attachRequest](m.Body)
-		if err != nil {
-			f.Close()
-			return err
-		}
-		return s.backend.Attach(q.Endpoint, f, q.TAP)
-	case kindPublish:
-		q, err := parse[publishRequest](m.Body)
-		if err != nil {
-			f.Close()
-			return err
-		}
-		return s.backend.Publish(q.ID, q.Spec, f, q.Endpoint)
-	default: // kindCapture
-		c, ok := s.backend.(Capturer)
-		if !ok {
-			f.Close()
-			return errors.New("serve capture: this network cannot capture")
-		}
-		q, err := parse[captureRequest](m.Body)
-		if err != nil {
-			f.Close()
-			return err
-		}
-		return c.Capture(f, q.More)
-	}
-}
-
-// handlePlain runs the requests of a configured Network without a descriptor.
-func (s *server) handlePlain(m message) (any, error) {
-	switch m.Kind {
-	case kindDetach, kindUnpublish:
-		q, err := parse[idRequest](m.Body)
-		if err != nil {
-			return nil, err
-		}
-		if m.Kind == kindDetach {
-			return nil, s.backend.Detach(q.ID)
-		}
-		return nil, s.backend.Unpublish(q.ID)
-	case kindDNS:
-		q, err := parse[dnsproxy.Config](m.Body)
-		if err != nil {
-			return nil, err
-		}
-		s.backend.SetDNS(q)
-		return nil, nil
-	case kindHostChanged:
-		s.backend.HostChanged()
-		return nil, nil
-	default: // kindStats
-		return s.backend.Stats(), nil
-	}
-}
-
-// parse reads the body of a request.
-func parse[T any](body json.RawMessage) (T, error) {
-	var v T
-	if err := json.Unmarshal(body, &v); err != nil {
-		return v, fmt.Errorf("decode request: %w", err)
-	}
-	return v, nil
+	return nil, err
 }
 
 // event queues one for control. A datapath must not wait for control, so a full queue drops it.
@@ -212,7 +142,7 @@ func (s *server) event(e Event) {
 	select {
 	case s.events <- e:
 	default:
-		s.log.Warn("event dropped, control does not read", "event", e.Kind, "id", e.ID)
+		s.log.Warn("event dropped, control does not read", "event", e.Kind, "network", e.Network, "id", e.ID)
 	}
 }
 
@@ -222,21 +152,36 @@ func (s *server) sendEvents() {
 		case <-s.stop:
 			return
 		case e := <-s.events:
-			if err := s.c.send(message{Kind: kindEvent}, e, nil); err != nil {
-				s.log.Debug("event not sent", "event", e.Kind, "id", e.ID, "err", err)
+			err := s.sendEvent(e)
+			if err != nil {
+				s.log.Debug("event not sent", "event", e.Kind, "network", e.Network, "id", e.ID, "err", err)
 			}
 		}
 	}
 }
 
-// close ends the Network, which resets its flows, and the goroutine that sends events. The socket
+func (s *server) sendEvent(e Event) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return s.c.Send(message{Kind: kindEvent, Body: b})
+}
+
+// setDNS tells one Network's resolver what it answers from.
+func (s *server) setDNS(n *network) {
+	n.backend.SetDNS(dnsproxy.Config{Upstreams: s.upstreams, Hosts: n.hosts})
+}
+
+// close ends the Networks, which resets their flows, and the goroutine that sends events. The socket
 // is the caller's.
 func (s *server) close() {
-	if s.backend != nil {
-		if err := s.backend.Close(); err != nil {
-			s.log.Warn("close network", "err", err)
+	for id, n := range s.networks {
+		if err := n.backend.Close(); err != nil {
+			s.log.Warn("close network", "network", id, "err", err)
 		}
 	}
+	clear(s.networks)
 	close(s.stop)
 	s.wg.Wait()
 }

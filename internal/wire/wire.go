@@ -28,6 +28,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/usernet/usernet/internal/sys"
 )
@@ -43,10 +44,15 @@ const DefaultMaxMessage = 64 << 10
 // more. The message itself is there.
 var ErrFilesLost = sys.ErrDescriptorsLost
 
+// ErrTooLong says that a message has more bytes than the Conn takes. One that was to be sent was not.
+var ErrTooLong = errors.New("message too long")
+
 // Socket is a connected SEQPACKET socket in non-blocking mode: an *os.File or a *net.UnixConn.
 type Socket interface {
 	io.Closer
 	SyscallConn() (syscall.RawConn, error)
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
 }
 
 // Conn is one end of a connection. Sends may come from several goroutines; receives belong to one.
@@ -87,7 +93,7 @@ func (c *Conn) Send(v any, files ...*os.File) error {
 		return fmt.Errorf("encode message: %w", err)
 	}
 	if len(b) > c.max {
-		return fmt.Errorf("encode message: %d bytes, at most %d", len(b), c.max)
+		return fmt.Errorf("send message: %w: %d bytes, at most %d", ErrTooLong, len(b), c.max)
 	}
 	return sys.SendMessage(c.rc, b, files...)
 }
@@ -106,7 +112,7 @@ func (c *Conn) Receive(into any) ([]*os.File, error) {
 		return nil, err
 	}
 	if n > c.max {
-		err := fmt.Errorf("receive message: %d bytes, at most %d", n, c.max)
+		err := fmt.Errorf("receive message: %w: %d bytes, at most %d", ErrTooLong, n, c.max)
 		// Taking it into less room than it needs drops the rest and closes what came with it.
 		if _, files, _ := sys.RecvMessage(c.rc, make([]byte, 1)); files != nil {
 			closeAll(files)
@@ -124,6 +130,13 @@ func (c *Conn) Receive(into any) ([]*os.File, error) {
 	}
 	return files, lost
 }
+
+// SetSendDeadline makes sends that have not found room at t fail with os.ErrDeadlineExceeded; the zero
+// time takes it back.
+func (c *Conn) SetSendDeadline(t time.Time) error { return c.s.SetWriteDeadline(t) }
+
+// SetReceiveDeadline does the same for receives.
+func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.s.SetReadDeadline(t) }
 
 // Close ends the connection and interrupts whoever sends or receives.
 func (c *Conn) Close() error { return c.s.Close() }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,6 +159,33 @@ func TestCloseInterruptsReceive(t *testing.T) {
 	b.Close()
 	if err := <-done; !Gone(err) || errors.Is(err, io.EOF) {
 		t.Errorf("receive: %v", err)
+	}
+}
+
+// A side that does not read, or does not write, holds nobody for longer than was said.
+func TestDeadlines(t *testing.T) {
+	a, b := pair(t, 0)
+	if err := a.SetSendDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for n := 0; err == nil && n < 1<<20; n++ {
+		err = a.Send(note{Text: strings.Repeat("x", 1000)})
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) || Gone(err) {
+		t.Errorf("send: %v", err)
+	}
+	if err := a.SetReceiveDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Receive(&note{}); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("receive: %v", err)
+	}
+	if err := errors.Join(a.SetReceiveDeadline(time.Time{}), b.Send(note{N: 1})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Receive(&note{}); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

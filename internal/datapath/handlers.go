@@ -1,0 +1,222 @@
+package datapath
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+)
+
+// handler serves one kind of request: file when a descriptor comes with it, else plain. file owns the
+// descriptor.
+type handler struct {
+	plain func(s *server, body json.RawMessage) (any, error)
+	file  func(s *server, body json.RawMessage, f *os.File) error
+}
+
+// handlers lists the requests.
+var handlers = map[kind]handler{
+	kindHello:         {plain: (*server).hello},
+	kindShutdown:      {plain: func(*server, json.RawMessage) (any, error) { return nil, errShutdown }},
+	kindReserve:       {plain: (*server).reserve},
+	kindRelease:       {plain: (*server).release},
+	kindUpstreams:     {plain: (*server).setUpstreams},
+	kindHostChanged:   {plain: (*server).hostChanged},
+	kindAddNetwork:    {plain: (*server).addNetwork},
+	kindRemoveNetwork: {plain: (*server).removeNetwork},
+	kindUpdate:        {plain: (*server).update},
+	kindDetach:        {plain: (*server).detach},
+	kindUnpublish:     {plain: (*server).unpublish},
+	kindStats:         {plain: (*server).stats},
+	kindAttach:        {file: (*server).attach},
+	kindPublish:       {file: (*server).publish},
+	kindCapture:       {file: (*server).capture},
+}
+
+// parse reads the body of a request.
+func parse[T any](body json.RawMessage) (T, error) {
+	var v T
+	if err := json.Unmarshal(body, &v); err != nil {
+		return v, fmt.Errorf("decode request: %w", err)
+	}
+	return v, nil
+}
+
+// find returns a live Network.
+func (s *server) find(id string) (Backend, error) {
+	n := s.networks[id]
+	if n == nil {
+		return nil, fmt.Errorf("find network %s: there is none", id)
+	}
+	return n.backend, nil
+}
+
+func (s *server) hello(body json.RawMessage) (any, error) {
+	q, err := parse[helloRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	if q.Version != ProtocolVersion {
+		return nil, fmt.Errorf("serve hello: control speaks version %d, this datapath %d; start the sandbox again", q.Version, ProtocolVersion)
+	}
+	return Hello{Version: ProtocolVersion, Confine: s.report}, nil
+}
+
+func (s *server) reserve(body json.RawMessage) (any, error) {
+	return nil, s.byPrefixes(body, Host.Reserve)
+}
+
+func (s *server) release(body json.RawMessage) (any, error) {
+	return nil, s.byPrefixes(body, Host.Release)
+}
+
+func (s *server) byPrefixes(body json.RawMessage, do func(Host, ...netip.Prefix) error) error {
+	q, err := parse[prefixesRequest](body)
+	if err != nil {
+		return err
+	}
+	return do(s.host, q.Prefixes...)
+}
+
+func (s *server) setUpstreams(body json.RawMessage) (any, error) {
+	q, err := parse[upstreamsRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	s.upstreams = q.Servers
+	for _, n := range s.networks {
+		s.setDNS(n)
+	}
+	return nil, nil
+}
+
+func (s *server) hostChanged(json.RawMessage) (any, error) {
+	for _, n := range s.networks {
+		n.backend.HostChanged()
+	}
+	return nil, nil
+}
+
+func (s *server) addNetwork(body json.RawMessage) (any, error) {
+	q, err := parse[addNetworkRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	id := q.Network.ID
+	switch {
+	case id == "":
+		return nil, errors.New("add network: it has no id")
+	case s.networks[id] != nil:
+		return nil, fmt.Errorf("add network %s: there is one already", id)
+	}
+	b, err := s.host.New(q.Network, Options{
+		Log: s.log,
+		EndpointDown: func(endpoint string, cause error) {
+			s.event(Event{Kind: EventEndpointDown, Network: id, ID: endpoint, Cause: cause.Error()})
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	n := &network{backend: b, hosts: q.Hosts}
+	s.networks[id] = n
+	s.setDNS(n)
+	return nil, nil
+}
+
+func (s *server) removeNetwork(body json.RawMessage) (any, error) {
+	q, err := parse[networkRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.find(q.Network)
+	if err != nil {
+		return nil, err
+	}
+	delete(s.networks, q.Network)
+	return nil, b.Close()
+}
+
+func (s *server) update(body json.RawMessage) (any, error) {
+	q, err := parse[updateRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.find(q.Network)
+	if err != nil {
+		return nil, err
+	}
+	return nil, b.Update(q.Endpoint)
+}
+
+func (s *server) detach(body json.RawMessage) (any, error) {
+	return nil, s.byID(body, Backend.Detach)
+}
+
+func (s *server) unpublish(body json.RawMessage) (any, error) {
+	return nil, s.byID(body, Backend.Unpublish)
+}
+
+func (s *server) byID(body json.RawMessage, do func(Backend, string) error) error {
+	q, err := parse[idRequest](body)
+	if err != nil {
+		return err
+	}
+	b, err := s.find(q.Network)
+	if err != nil {
+		return err
+	}
+	return do(b, q.ID)
+}
+
+func (s *server) stats(body json.RawMessage) (any, error) {
+	q, err := parse[networkRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.find(q.Network)
+	if err != nil {
+		return nil, err
+	}
+	return b.Stats(), nil
+}
+
+func (s *server) attach(body json.RawMessage, f *os.File) error {
+	q, err := parse[attachRequest](body)
+	if err == nil {
+		var b Backend
+		if b, err = s.find(q.Network); err == nil {
+			return b.Attach(q.Endpoint, f, q.TAP)
+		}
+	}
+	f.Close()
+	return err
+}
+
+func (s *server) publish(body json.RawMessage, f *os.File) error {
+	q, err := parse[publishRequest](body)
+	if err == nil {
+		var b Backend
+		if b, err = s.find(q.Network); err == nil {
+			return b.Publish(q.ID, q.Spec, f, q.Endpoint)
+		}
+	}
+	f.Close()
+	return err
+}
+
+func (s *server) capture(body json.RawMessage, f *os.File) error {
+	q, err := parse[captureRequest](body)
+	if err == nil {
+		var b Backend
+		if b, err = s.find(q.Network); err == nil {
+			if c, ok := b.(Capturer); ok {
+				return c.Capture(f, q.More)
+			}
+			err = errors.New("serve capture: this network cannot capture")
+		}
+	}
+	f.Close()
+	return err
+}
