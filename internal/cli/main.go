@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usernet/usernet/api/client"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -21,34 +23,52 @@ type Stdio struct {
 
 // app is what the commands of one invocation share.
 type app struct {
+	args  []string
 	env   []string
 	stdio Stdio
 	code  int // exit code of a command that did not fail: run's is CMD's own
+
+	// connect finds the daemon, and with start starts one when none runs.
+	connect func(ctx context.Context, start bool) (*client.Client, error)
 
 	isolation []finding // doctor's, of the datapath's layers
 }
 
 // Main runs the command that args name, without the program's own name, and returns the exit code.
 func Main(args, env []string, stdio Stdio) int {
-	a := &app{env: env, stdio: stdio}
+	a := &app{args: args, env: env, stdio: stdio, connect: connectDaemon}
+	return a.main()
+}
+
+func (a *app) main() int {
 	root := a.rootCommand()
-	root.SetArgs(args)
-	root.SetIn(stdio.In)
-	root.SetOut(stdio.Out)
-	root.SetErr(stdio.Err)
+	root.SetArgs(a.args)
+	root.SetIn(a.stdio.In)
+	root.SetOut(a.stdio.Out)
+	root.SetErr(a.stdio.Err)
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return a.code
 	}
-	p := painter(stdio.Err, env)
+	return a.fail(cmd, err)
+}
+
+// fail says why a command failed and returns the exit code.
+func (a *app) fail(cmd *cobra.Command, err error) int {
+	stderr := a.stdio.Err
+	if s, ok := err.(*statusError); ok {
+		fmt.Fprintln(stderr, s)
+		return s.code
+	}
 	if msg := err.Error(); msg != "" {
-		fmt.Fprintf(stdio.Err, "%s %s\n", p.red("usernet:"), msg)
+		fmt.Fprintf(stderr, "%s %s\n", painter(stderr, a.env).red("usernet:"), msg)
+	}
+	if u, ok := errors.AsType[*argumentError](err); ok {
+		fmt.Fprintf(stderr, "%s\n", u.hint(cmd))
+		return exitError
 	}
 	if u, ok := errors.AsType[*usageError](err); ok {
-		if cmd == nil {
-			cmd = root
-		}
-		fmt.Fprintf(stdio.Err, "%s\n", u.hint(cmd))
+		fmt.Fprintf(stderr, "%s\n", u.hint(cmd))
 		return shim.ExitFailure
 	}
 	if e, ok := errors.AsType[*shim.Error](err); ok {
@@ -105,4 +125,9 @@ func (a *app) print(s string) error {
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil
+}
+
+// warn tells of something that is not as asked for but no failure.
+func (a *app) warn(s string) {
+	fmt.Fprintf(a.stdio.Err, "%s %s\n", painter(a.stdio.Err, a.env).yellow("WARNING:"), s)
 }

@@ -149,11 +149,6 @@ func (o *psOptions) output() (func([]psRow) (string, error), error) {
 	}, nil
 }
 
-func toJSON(v any) (string, error) {
-	b, err := json.Marshal(v)
-	return string(b), err
-}
-
 func showIDs(rows []psRow) (string, error) {
 	var b strings.Builder
 	for _, r := range rows {
