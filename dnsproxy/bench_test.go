@@ -12,7 +12,7 @@ func BenchmarkLocal(b *testing.B) {
 	q := pack(question("web", dns.TypeA))
 	b.ReportAllocs()
 	for b.Loop() {
-		s.HandleUDP(q, client, func([]byte) {})
+		s.HandleUDP(q, clientAddr, func([]byte) {})
 	}
 }
 
@@ -23,7 +23,7 @@ func BenchmarkForward(b *testing.B) {
 	q := pack(question("www.example.com", dns.TypeA))
 	b.ReportAllocs()
 	for b.Loop() {
-		askRaw(b, s, q, client)
+		askRaw(b, s, q, clientAddr)
 	}
 }
 
@@ -41,7 +41,7 @@ func BenchmarkForwardParallel(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			n := <-free
-			askRaw(b, s, pack(question("www.example.com", n)), client)
+			askRaw(b, s, pack(question("www.example.com", n)), clientAddr)
 			free <- n
 		}
 	})

@@ -1,8 +1,9 @@
 package dnsproxy
 
 import (
-	"net/netip"
 	"sync"
+
+	"github.com/usernet/usernet/stack/quota"
 )
 
 // verdict says what became of a query that asked to be forwarded.
@@ -18,14 +19,14 @@ const (
 // waiter is one client's query in flight.
 type waiter struct {
 	q       query
-	client  netip.Addr
+	client  client
 	via     transport
 	respond respond
 }
 
 // flight is one question on its way upstream, and everybody who waits for the answer.
 type flight struct {
-	key string
+	key flightKey
 	q   query // the first waiter's, letters and all: what is sent
 
 	// Guarded by flights.mu.
@@ -33,40 +34,48 @@ type flight struct {
 	ids     []uint16 // ids under which upstreams have been asked
 }
 
+// flightKey is what queries of one flight have in common.
+type flightKey struct {
+	ring     *ring
+	question string
+}
+
 // flights admits queries and coalesces those that ask the same thing.
 type flights struct {
 	wg        sync.WaitGroup // the goroutine of each flight
 	perClient int
+	pool      *quota.Pool
 
 	// mu guards the rest, and the waiters and ids of every flight.
 	mu     sync.Mutex
 	closed bool
-	total  int // queries in flight, of all clients
-	client map[netip.Addr]int
-	byKey  map[string]*flight
+	// client is each client's share of what all Servers together may have in flight, so that many queries of one, or of
+	// several, leave room for the next (DN-19).
+	client map[client]*quota.Share
+	byKey  map[flightKey]*flight
 }
 
-func (t *flights) init(perClient int) {
+func (t *flights) init(perClient int, pool *quota.Pool) {
 	if perClient <= 0 {
 		perClient = maxInFlightPerClient
 	}
-	t.perClient = perClient
-	t.client = make(map[netip.Addr]int)
-	t.byKey = make(map[string]*flight)
+	t.perClient, t.pool = perClient, pool
+	t.client = make(map[client]*quota.Share)
+	t.byKey = make(map[flightKey]*flight)
 }
 
-// join puts w into the flight for its question. When there is none it makes one and calls run
+// join puts w into the flight for its question to r. When there is none it makes one and calls run
 // in a goroutine of its own.
-func (t *flights) join(w *waiter, run func(*flight)) verdict {
+func (t *flights) join(r *ring, w *waiter, run func(*flight)) verdict {
 	var buf [maxName + 8]byte
-	key := w.q.appendKey(buf[:0])
+	key := flightKey{r, string(w.q.appendKey(buf[:0]))}
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || t.total >= maxInFlight || t.client[w.client] >= t.perClient {
+	if t.closed {
 		return joinLimit
 	}
-	f := t.byKey[string(key)]
+	f := t.byKey[key]
 	if f != nil {
 		// A query that repeats the random id of ours is ours: an upstream forwards to us. Answering
 		// SERVFAIL ends the loop; a client hits the id by chance once in 65536 times, and asks again.
@@ -76,17 +85,34 @@ func (t *flights) join(w *waiter, run func(*flight)) verdict {
 			}
 		}
 	}
-	t.total++
-	t.client[w.client]++
+	if !t.chargeLocked(w.client) {
+		return joinLimit
+	}
 	w.q.own()
 	if f != nil {
 		f.waiters = append(f.waiters, *w)
 		return joinOther
 	}
-	f = &flight{key: string(key), q: w.q, waiters: []waiter{*w}}
+	f = &flight{key: key, q: w.q, waiters: []waiter{*w}}
 	t.byKey[f.key] = f
 	t.wg.Go(func() { run(f) })
 	return joinFirst
+}
+
+// chargeLocked counts one more query of c, unless it is at its limit.
+func (t *flights) chargeLocked(c client) bool {
+	share := t.client[c]
+	if share == nil {
+		share = t.pool.Share()
+	}
+	if share.Held() >= t.perClient {
+		return false
+	}
+	if _, ok := share.Take(); !ok {
+		return false
+	}
+	t.client[c] = share
+	return true
 }
 
 // asked notes an id under which f's question has gone upstream.
@@ -107,20 +133,13 @@ func (t *flights) finish(f *flight) []waiter {
 }
 
 // release ends the count of one query of client.
-func (t *flights) release(client netip.Addr) {
+func (t *flights) release(c client) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.total--
-	if t.client[client]--; t.client[client] == 0 {
-		delete(t.client, client)
+	share := t.client[c]
+	if share.Give(); share.Held() == 0 {
+		delete(t.client, c)
 	}
-}
-
-// detach lets no further query join the flights on their way.
-func (t *flights) detach() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.byKey)
 }
 
 // shut admits nothing any more.

@@ -67,7 +67,7 @@ func TestAnswerUntouched(t *testing.T) {
 	}, nil)
 	s := newServer(t, Config{Upstreams: []netip.AddrPort{up.addr}})
 	q := pack(question("x.example", 65297))
-	got := askRaw(t, s, q, client)
+	got := askRaw(t, s, q, clientAddr)
 	if want := string(q[headerLen:]) + body; string(got[headerLen:]) != want || !bytes.Equal(got[:2], q[:2]) {
 		t.Errorf("answer %q, want the id and %q", got, want)
 	}
@@ -212,7 +212,7 @@ func TestAllUpstreamsDead(t *testing.T) {
 			// No clock is needed to know that a local name waits for nobody: its answer is there when
 			// the call returns.
 			var local []byte
-			s.HandleUDP(pack(question("web", dns.TypeA)), client, func(b []byte) { local = b })
+			s.HandleUDP(pack(question("web", dns.TypeA)), clientAddr, func(b []byte) { local = b })
 			if local == nil || rcodeOf(local) != rcodeSuccess {
 				t.Fatal("a local name was not answered at once")
 			}

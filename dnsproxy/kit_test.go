@@ -23,7 +23,7 @@ var testNet = spec.Network{
 	Subnet6: netip.MustParsePrefix("fd00::/64"), Gateway6: netip.MustParseAddr("fd00::2"), DNS6: netip.MustParseAddr("fd00::3"),
 }
 
-var client = netip.MustParseAddrPort("10.0.2.100:5353")
+var clientAddr = netip.MustParseAddrPort("10.0.2.100:5353")
 
 // newServer returns a Server that is closed with the test.
 func newServer(t testing.TB, c Config) *Server {
@@ -149,7 +149,7 @@ func question(name string, qtype uint16) *dns.Msg {
 // ask sends one query over UDP and waits for the answer.
 func ask(t testing.TB, s *Server, m *dns.Msg) *dns.Msg {
 	t.Helper()
-	raw := askRaw(t, s, pack(m), client)
+	raw := askRaw(t, s, pack(m), clientAddr)
 	var r dns.Msg
 	if err := r.Unpack(raw); err != nil {
 		t.Fatalf("unpack answer %x: %v", raw, err)

@@ -65,7 +65,7 @@ func TestParserBombs(t *testing.T) {
 	for i, tt := range bombs {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []byte
-			s.HandleUDP(tt.msg, client, func(b []byte) { got = b })
+			s.HandleUDP(tt.msg, clientAddr, func(b []byte) { got = b })
 			if n := s.env.Drops.Get(drop.DNSMalformed); n != uint64(i+1) {
 				t.Errorf("%d malformed queries counted, want %d", n, i+1)
 			}
@@ -102,7 +102,7 @@ func TestParserBombCost(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		start := time.Now()
 		for range runs {
-			s.HandleUDP(tt.msg, client, func([]byte) {})
+			s.HandleUDP(tt.msg, clientAddr, func([]byte) {})
 		}
 		took := time.Since(start) / runs
 		runtime.ReadMemStats(&after)
@@ -130,7 +130,7 @@ func TestWithoutUpstreams(t *testing.T) {
 func TestAfterClose(t *testing.T) {
 	s := newServer(t, Config{Hosts: testHosts})
 	s.Close()
-	s.HandleUDP(pack(question("web", dns.TypeA)), client, func([]byte) { t.Error("answered after Close") })
+	s.HandleUDP(pack(question("web", dns.TypeA)), clientAddr, func([]byte) { t.Error("answered after Close") })
 	if err := s.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
@@ -222,7 +222,7 @@ var fuzzServer = func() *Server {
 // checkReply checks what the client gets: at most one answer, one that any resolver understands, no larger than allowed.
 func checkReply(t *testing.T, msg []byte) {
 	var replies [][]byte
-	fuzzServer.HandleUDP(msg, client, func(b []byte) { replies = append(replies, b) })
+	fuzzServer.HandleUDP(msg, clientAddr, func(b []byte) { replies = append(replies, b) })
 	if len(replies) == 0 {
 		if len(msg) >= headerLen && msg[2]&0x80 == 0 {
 			t.Fatalf("no answer to %x", msg)

@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/spec"
 )
 
-// Bounds of one Server. A client is one container address.
+// Bounds of one Directory: of all Servers together, and of one client, which is an Endpoint.
 const (
 	// MaxUpstreams is how many upstreams are used, as in resolv.conf(5); the rest are ignored.
 	MaxUpstreams = 3
@@ -44,10 +45,14 @@ var defaultTiming = timing{
 	writeOut: 3 * time.Second,
 }
 
-// Env is what a Server is given by the datapath it runs in. Both may be nil.
+// Env is what a Server is given by the datapath it runs in. All may be nil.
 type Env struct {
 	Drops *drop.Counters
 	Log   *slog.Logger
+	// Directory is what the Servers of the process know of each other; nil: there are no others.
+	Directory *Directory
+	// Station says which station of the Network has an address, zero when none is known. It tells the clients apart.
+	Station func(netip.Addr) l2.MAC
 }
 
 // Config is what the Server answers from. It is inert JSON: control makes it, the datapath applies it.
@@ -70,9 +75,15 @@ type Server struct {
 	// source is sourceFor, except in tests.
 	source func(netip.AddrPort) (netip.Addr, error)
 
-	state  atomic.Pointer[state]
+	zone   *zone
+	dir    *Directory
+	ring   atomic.Pointer[ring] // the Network's upstreams
 	flight flights
 	conns  conns
+
+	viewMu   sync.RWMutex        // a leaf; guards what follows
+	views    map[client]*view    // by station, and by address for guests whose station is not known
+	viewKeys map[string][]client // by id of the Endpoint: its keys in views
 
 	// configMu orders calls of Configure.
 	configMu sync.Mutex
@@ -81,23 +92,26 @@ type Server struct {
 	stop context.CancelFunc
 }
 
-// state is one configuration in force, never changed once it is published.
-type state struct {
-	zone      *zone
-	upstreams []*upstream
-}
-
 // New makes a Server for a Network, without upstreams and names: until Configure everything is SERVFAIL.
 // n tells it which addresses are its own, which reverse names are local, and n.Limits.DNSQueries how many
 // queries one client may have in flight.
 func New(e Env, n spec.Network) *Server {
-	s := &Server{env: e, log: e.Log, net: n, time: defaultTiming, source: sourceFor}
+	s := &Server{
+		env: e, log: e.Log, net: n, time: defaultTiming, source: sourceFor, dir: e.Directory,
+		views: make(map[client]*view), viewKeys: make(map[string][]client),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	if s.dir == nil {
+		s.dir = NewDirectory(nil)
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.flight.init(n.Limits.DNSQueries)
-	s.state.Store(&state{zone: newZone(n, nil, s.log)})
+	s.flight.init(n.Limits.DNSQueries, s.dir.queries)
+	s.conns.pool = s.dir.conns
+	s.ring.Store(newRing(nil))
+	s.zone = newZone(n, s.dir, s.log)
+	s.dir.add(s.zone)
 	return s
 }
 
@@ -106,16 +120,14 @@ func New(e Env, n spec.Network) *Server {
 func (s *Server) Configure(c Config) {
 	s.configMu.Lock()
 	defer s.configMu.Unlock()
+	s.zone.setHosts(c.Hosts)
 	addrs := s.usable(c.Upstreams)
-	old := s.state.Load()
-	next := &state{zone: newZone(s.net, c.Hosts, s.log), upstreams: old.upstreams}
-	if !sameUpstreams(old.upstreams, addrs) {
-		next.upstreams = newUpstreams(addrs)
-		s.log.Info("dns upstreams changed", "upstreams", addrs)
+	if s.ring.Load().same(addrs) {
+		return
 	}
-	s.state.Store(next)
-	// A query must not join a flight that asks yesterday's upstreams.
-	s.flight.detach()
+	// A query does not join a flight that asks yesterday's upstreams, for that has another ring.
+	s.ring.Store(newRing(addrs))
+	s.log.Info("dns upstreams changed", "upstreams", addrs)
 }
 
 // HandleUDP takes one datagram sent to the DNS address. It does not block, and copies what it keeps of msg.
@@ -145,7 +157,7 @@ const (
 type respond func(msg []byte, sent func())
 
 // handle decides over one query and reports whether it has been or will be responded to.
-func (s *Server) handle(msg []byte, client netip.Addr, via transport, r respond) bool {
+func (s *Server) handle(msg []byte, from netip.Addr, via transport, r respond) bool {
 	q, rcode, ok := parseQuery(msg)
 	if !ok {
 		s.env.Drops.Add(drop.DNSMalformed)
@@ -156,22 +168,27 @@ func (s *Server) handle(msg []byte, client netip.Addr, via transport, r respond)
 		r(q.refusal(rcode), func() {})
 		return true
 	}
-	st := s.state.Load()
-	if m, local := st.zone.answer(&q); local {
+	who := s.clientOf(from)
+	v := s.viewOf(who, from)
+	if m, local := s.answer(v, &q); local {
 		r(fit(m, q.limit(via)), func() {})
 		return true
 	}
-	if len(st.upstreams) == 0 {
+	ups := v.ring
+	if ups == nil {
+		ups = s.ring.Load()
+	}
+	if len(ups.list) == 0 {
 		r(q.refusal(rcodeServFail), func() {})
 		return true
 	}
-	w := waiter{q: q, client: client, via: via, respond: r}
-	switch s.flight.join(&w, func(f *flight) { s.fly(f, st.upstreams) }) {
+	w := waiter{q: q, client: who, via: via, respond: r}
+	switch s.flight.join(ups, &w, func(f *flight) { s.fly(f, ups.list) }) {
 	case joinLimit:
 		s.env.Drops.Add(drop.DNSLimit)
 		r(q.refusal(rcodeServFail), func() {})
 	case joinLoop:
-		s.log.Debug("dns query came back from an upstream", "client", client)
+		s.log.Debug("dns query came back from an upstream", "client", from)
 		r(q.refusal(rcodeServFail), func() {})
 	}
 	return true
@@ -201,6 +218,7 @@ func (s *Server) fly(f *flight, ups []*upstream) {
 // Close ends every flight and connection, closes the listeners given to ServeTCP and waits until no
 // reply can be called any more.
 func (s *Server) Close() error {
+	s.dir.remove(s.zone)
 	s.flight.shut()
 	s.stop()
 	s.conns.shut()
@@ -209,8 +227,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// clientOf is the address a connection is counted under.
-func clientOf(c net.Conn) netip.Addr {
+// addrOf is the address of a connection's client.
+func addrOf(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()
 	}

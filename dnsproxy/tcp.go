@@ -11,16 +11,18 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/quota"
 )
 
 // conns bounds and owns the connections of TCP clients.
 type conns struct {
-	wg sync.WaitGroup // one for each connection
+	wg   sync.WaitGroup // one for each connection
+	pool *quota.Pool    // of what all Servers together may have open
 
 	// mu guards the rest.
 	mu        sync.Mutex
 	closed    bool
-	client    map[netip.Addr]int
+	client    map[client]*quota.Share
 	open      map[net.Conn]struct{}
 	listeners map[net.Listener]struct{}
 }
@@ -48,39 +50,45 @@ func (s *Server) ServeTCP(l net.Listener) error {
 // ServeConn serves one connection in a goroutine of the Server's and closes it, for callers that
 // accept connections themselves. Over the limits it is closed at once.
 func (s *Server) ServeConn(c net.Conn) {
-	if !s.conns.admit(c, func() { newStream(s, c).run() }) {
+	if !s.conns.admit(c, s.clientOf(addrOf(c)), func() { newStream(s, c).run() }) {
 		s.env.Drops.Add(drop.DNSLimit)
 		c.Close()
 	}
 }
 
 // admit counts c and starts serve, unless a limit is reached.
-func (t *conns) admit(c net.Conn, serve func()) bool {
-	client := clientOf(c)
+func (t *conns) admit(c net.Conn, who client, serve func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || len(t.open) >= maxConns || t.client[client] >= maxConnsPerClient {
+	share := t.client[who]
+	if share == nil {
+		share = t.pool.Share()
+	}
+	if t.closed || share.Held() >= maxConnsPerClient {
+		return false
+	}
+	if _, ok := share.Take(); !ok {
 		return false
 	}
 	if t.open == nil {
-		t.open, t.client = make(map[net.Conn]struct{}), make(map[netip.Addr]int)
+		t.open, t.client = make(map[net.Conn]struct{}), make(map[client]*quota.Share)
 	}
-	t.open[c] = struct{}{}
-	t.client[client]++
+	t.open[c], t.client[who] = struct{}{}, share
 	t.wg.Go(func() {
-		defer t.leave(c, client)
+		defer t.leave(c, who)
 		serve()
 	})
 	return true
 }
 
-func (t *conns) leave(c net.Conn, client netip.Addr) {
+func (t *conns) leave(c net.Conn, who client) {
 	c.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, c)
-	if t.client[client]--; t.client[client] == 0 {
-		delete(t.client, client)
+	share := t.client[who]
+	if share.Give(); share.Held() == 0 {
+		delete(t.client, who)
 	}
 }
 
@@ -137,7 +145,7 @@ type outgoing struct {
 }
 
 func newStream(s *Server, c net.Conn) *stream {
-	return &stream{s: s, c: c, client: clientOf(c), out: make(chan outgoing, maxQueriesPerConn)}
+	return &stream{s: s, c: c, client: addrOf(c), out: make(chan outgoing, maxQueriesPerConn)}
 }
 
 // run serves the connection to its end.

@@ -32,16 +32,19 @@ type upstream struct {
 	probeAt time.Time // when a down upstream is next sent a copy
 }
 
-func newUpstreams(addrs []netip.AddrPort) []*upstream {
-	ups := make([]*upstream, len(addrs))
-	for i, a := range addrs {
-		ups[i] = &upstream{addr: a}
+// ring is a list of upstreams that queries are sent to together; only queries to the same one may share a flight.
+type ring struct{ list []*upstream }
+
+func newRing(addrs []netip.AddrPort) *ring {
+	r := new(ring)
+	for _, a := range addrs {
+		r.list = append(r.list, &upstream{addr: a})
 	}
-	return ups
+	return r
 }
 
-func sameUpstreams(ups []*upstream, addrs []netip.AddrPort) bool {
-	return slices.EqualFunc(ups, addrs, func(u *upstream, a netip.AddrPort) bool { return u.addr == a })
+func (r *ring) same(addrs []netip.AddrPort) bool {
+	return slices.EqualFunc(r.list, addrs, func(u *upstream, a netip.AddrPort) bool { return u.addr == a })
 }
 
 // failed marks u down, and reports whether it was not before.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/stack/gateway"
 	"github.com/usernet/usernet/stack/nat"
 	"github.com/usernet/usernet/stack/quota"
@@ -17,12 +18,13 @@ type HostOptions struct {
 	Descriptors int
 }
 
-// Host is what the Networks of one process share: which prefixes are theirs, and the bounds that keep
-// one of them from using up the process. It is safe for concurrent use.
+// Host is what the Networks of one process share: which prefixes are theirs, the names of their
+// Endpoints, and the bounds that keep one of them from using up the process. It is safe for concurrent use.
 type Host struct {
 	log         *slog.Logger
 	descriptors int
 	reserved    nat.Reserved
+	names       *dnsproxy.Directory
 	gateways    *gateway.Shared
 	udp, ping   *quota.Pool
 }
@@ -46,11 +48,13 @@ func NewHost(o HostOptions) *Host {
 		}
 		return quota.NewPool(max(1, o.Descriptors*of16/16))
 	}
-	return &Host{
+	h := &Host{
 		log: o.Log, descriptors: o.Descriptors,
 		gateways: gateway.NewShared(part(tcpDescriptors)),
 		udp:      part(udpDescriptors), ping: part(pingDescriptors),
 	}
+	h.names = dnsproxy.NewDirectory(h.reserved.Contains)
+	return h
 }
 
 // Reserve says that prefixes belong to Networks, of this process or not: no container gets there but from

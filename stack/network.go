@@ -59,10 +59,10 @@ type Network struct {
 
 // endpoint is an attached container.
 type endpoint struct {
-	spec spec.Endpoint
-	dev  *tap.Device
-	port *bridge.Port
-	done chan struct{} // closed when its reader has ended
+	spec   spec.Endpoint // Names, Resolver and Accept are guarded by Network.mu
+	dev    *tap.Device
+	port   *bridge.Port
+	reader sync.WaitGroup // runs dev until it is closed
 }
 
 // New makes the datapath of n. Nothing is attached yet.
@@ -94,7 +94,7 @@ func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	env := nat.Env{Emit: gw, Drops: &nw.drops, Log: o.Log, UDPSockets: h.udp, PingSockets: h.ping}
 	nw.udp = nat.NewUDP(env, policy, n)
 	nw.ping = nat.NewPing(env, policy, n)
-	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log}, n)
+	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log, Directory: h.names, Station: gw.Station}, n)
 	nw.publish = portfwd.NewForwarder(portfwd.Config{
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
 		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(h.descriptors), Drops: &nw.drops, Log: o.Log,
@@ -216,15 +216,38 @@ func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
 			n.gateway.AddNeighbour(a, ep.MAC)
 		}
 	}
-	e := &endpoint{spec: ep, dev: dev, port: port, done: make(chan struct{})}
+	n.dns.SetEndpoint(ep)
+	e := &endpoint{spec: ep, dev: dev, port: port}
 	n.endpoints[ep.ID] = e
-	go n.read(e)
+	e.reader.Go(func() { n.read(e) })
 	return nil
 }
 
-// read runs an Endpoint's TAP until it is closed or gone. Detach closes it and waits for done.
+// Update puts other Names, another Resolver and other holes (Accept) of an attached Endpoint in force. What else ep
+// says must be what Attach was told; otherwise nothing changes.
+func (n *Network) Update(ep spec.Endpoint) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e := n.endpoints[ep.ID]
+	if e == nil {
+		return fmt.Errorf("update endpoint %s: not attached", ep.ID)
+	}
+	old := &e.spec
+	switch {
+	case ep.MAC != old.MAC:
+		return fmt.Errorf("update endpoint %s: MAC %s instead of %s; detach and attach it", ep.ID, ep.MAC, old.MAC)
+	case !slices.Equal(ep.Addrs, old.Addrs):
+		return fmt.Errorf("update endpoint %s: addresses %v instead of %v; detach and attach it", ep.ID, ep.Addrs, old.Addrs)
+	case ep.Strict != old.Strict || ep.Interface != old.Interface:
+		return fmt.Errorf("update endpoint %s: another interface; detach and attach it", ep.ID)
+	}
+	n.dns.SetEndpoint(ep)
+	old.Names, old.Resolver, old.Accept = ep.Names, ep.Resolver, ep.Accept
+	return nil
+}
+
+// read runs an Endpoint's TAP until it is closed or gone.
 func (n *Network) read(e *endpoint) {
-	defer close(e.done)
 	err := e.dev.Run(func(frames []l2.Frame) {
 		if r := n.record.Load(); r != nil {
 			r.Record(frames)
@@ -241,6 +264,7 @@ func (n *Network) Detach(id string) error {
 	n.mu.Lock()
 	e := n.endpoints[id]
 	delete(n.endpoints, id)
+	n.dns.RemoveEndpoint(id)
 	n.mu.Unlock()
 	if e == nil {
 		return fmt.Errorf("detach endpoint %s: not attached", id)
@@ -250,7 +274,7 @@ func (n *Network) Detach(id string) error {
 
 func (n *Network) detach(e *endpoint) error {
 	err := e.dev.Close()
-	<-e.done
+	e.reader.Wait()
 	// The neighbours go first: once the switch has freed the addresses another Endpoint may have them.
 	for _, a := range e.spec.Addrs {
 		n.gateway.RemoveNeighbour(a)

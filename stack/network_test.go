@@ -18,7 +18,6 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack"
@@ -47,7 +46,6 @@ func TestNetwork(t *testing.T) {
 			a.toGateway(packettest.Echo(a.IP4, testNet.Gateway4, 7, 1, nil))
 			a.next("reply of the gateway", echoReply(7))
 
-			n.SetDNS(dnsproxy.Config{Hosts: map[string][]netip.Addr{"b": {b.IP4, b.IP6}}})
 			q := new(dns.Msg).SetQuestion("b.", dns.TypeA)
 			raw, err := q.Pack()
 			if err != nil {

@@ -68,6 +68,13 @@ func (g *Gateway) resolve(dst netip.Addr) (l2.MAC, bool) {
 	return g.neighbours.lookup(dst)
 }
 
+// Station returns the link address behind an address: who is charged for what it does. It is zero for addresses that are
+// not known; nothing could be sent to them anyway.
+func (g *Gateway) Station(a netip.Addr) l2.MAC {
+	mac, _ := g.neighbours.lookup(a)
+	return mac
+}
+
 // AddNeighbour tells the gateway where an address lives before it has sent anything.
 func (g *Gateway) AddNeighbour(a netip.Addr, m l2.MAC) {
 	g.neighbours.set(a, m)

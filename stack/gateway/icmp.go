@@ -96,7 +96,7 @@ func (g *Gateway) icmpError(p *ip.Packet, kind ip.ErrorKind, mtu int) {
 	}
 	mac := p.MAC
 	if mac.IsZero() { // a packet made up for its quote
-		mac = g.containerOf(p.Src)
+		mac = g.Station(p.Src)
 	}
 	if !g.icmpErrors.Allow(time.Now(), mac) {
 		g.drops.Add(drop.ICMPLimit)

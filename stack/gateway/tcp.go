@@ -16,7 +16,6 @@ import (
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
-	"github.com/usernet/usernet/stack/l2"
 )
 
 const protoTCP = 6
@@ -88,7 +87,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
 	defer cancel()
-	container := g.containerOf(src.Addr())
+	container := g.Station(src.Addr())
 	slot, ok := g.handshakes.admit(time.Now(), owner{g, container}, g.handshakeLimit, cancel)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
@@ -146,13 +145,6 @@ func acknowledge(ctx context.Context, r *tcp.ForwarderRequest, wq *waiter.Queue)
 	})
 	defer stop()
 	return r.CreateEndpoint(wq)
-}
-
-// containerOf says who is charged for what an address does. All addresses that are not known are one container;
-// nothing could be sent to them anyway.
-func (g *Gateway) containerOf(a netip.Addr) l2.MAC {
-	mac, _ := g.neighbours.lookup(a)
-	return mac
 }
 
 // enter counts a goroutine that is not ours to start, unless the gateway is closing.
@@ -230,7 +222,7 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		return net.ErrClosed
 	}
 	defer g.wg.Done()
-	container := g.containerOf(to.Addr())
+	container := g.Station(to.Addr())
 	all, ok := g.flows.add(container, g.flowLimit)
 	if !ok {
 		g.drops.Add(drop.FlowLimit)
