@@ -8,7 +8,6 @@ import (
 	"github.com/usernet/usernet/stack/gateway"
 	"github.com/usernet/usernet/stack/nat"
 	"github.com/usernet/usernet/stack/quota"
-	"github.com/usernet/usernet/stack/spec"
 )
 
 // HostOptions is what a Host gets from its process.
@@ -63,8 +62,3 @@ func (h *Host) Reserve(prefixes ...netip.Prefix) error { return h.reserved.Add(p
 
 // Release takes back what Reserve said.
 func (h *Host) Release(prefixes ...netip.Prefix) error { return h.reserved.Remove(prefixes...) }
-
-// New makes the datapath of a Network that is alone in its process.
-func New(n spec.Network, o Options) (*Network, error) {
-	return NewHost(HostOptions{Log: o.Log, Descriptors: o.Descriptors}).New(n, o)
-}

@@ -29,7 +29,7 @@ var testNet = spec.Network{
 
 func newNetwork(t *testing.T, o stack.Options) *stack.Network {
 	t.Helper()
-	n, err := stack.New(testNet, o)
+	n, err := stack.NewHost(stack.HostOptions{}).New(testNet, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,8 +29,6 @@ type Options struct {
 	// EndpointDown reports that an Endpoint's TAP is gone; nil: nobody is told. It runs on the TAP
 	// reader's goroutine and must not call back into the Network.
 	EndpointDown func(id string, cause error)
-	// Descriptors is how many files the process may have open; 0 means no bound is known.
-	Descriptors int
 }
 
 // Network is one Network's live datapath. Its methods are safe for concurrent use.

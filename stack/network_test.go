@@ -387,7 +387,7 @@ func TestCloseLeaksNothing(t *testing.T) {
 
 // busyNetwork closes a network with a connection out, one in, a datagram and a ping under way.
 func busyNetwork(t *testing.T) {
-	n, err := stack.New(testNet, stack.Options{})
+	n, err := stack.NewHost(stack.HostOptions{}).New(testNet, stack.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

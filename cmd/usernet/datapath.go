@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"syscall"
 
@@ -20,19 +19,7 @@ func newHost(log *slog.Logger) datapath.Host {
 
 // New makes a live Network.
 func (h host) New(n spec.Network, o datapath.Options) (datapath.Backend, error) {
-	nw, err := h.Host.New(n, stack.Options{Log: o.Log, EndpointDown: o.EndpointDown})
-	if err != nil {
-		return nil, err
-	}
-	return backend{nw}, nil
-}
-
-// backend is a Network whose Endpoints stay as they were attached.
-type backend struct{ *stack.Network }
-
-// Update refuses.
-func (backend) Update(ep spec.Endpoint) error {
-	return fmt.Errorf("update endpoint %s: detach it and attach it again", ep.ID)
+	return h.Host.New(n, stack.Options{Log: o.Log, EndpointDown: o.EndpointDown})
 }
 
 // descriptorLimit is how many files the process may have open, 0 when that is unknown.
