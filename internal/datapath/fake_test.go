@@ -3,6 +3,8 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -14,6 +16,50 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
+// fakeHost makes fakeBackends and remembers what it was told of prefixes.
+type fakeHost struct {
+	log *slog.Logger
+
+	mu       sync.Mutex
+	networks map[string]*fakeBackend // all there were, by id
+	prefixes []string
+}
+
+func newFakeHost(log *slog.Logger) *fakeHost {
+	return &fakeHost{log: log, networks: make(map[string]*fakeBackend)}
+}
+
+func (h *fakeHost) New(n spec.Network, o Options) (Backend, error) {
+	if n.Name == "refuse" {
+		return nil, errors.New("make network refuse: not today")
+	}
+	b := &fakeBackend{o: o}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.networks[n.ID] = b
+	return b, nil
+}
+
+func (h *fakeHost) Reserve(ps ...netip.Prefix) error { return h.note("reserve", ps) }
+func (h *fakeHost) Release(ps ...netip.Prefix) error { return h.note("release", ps) }
+
+func (h *fakeHost) note(what string, ps []netip.Prefix) error {
+	if slices.Contains(ps, netip.Prefix{}) {
+		return errors.New("prefix of nothing")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.prefixes = append(h.prefixes, fmt.Sprint(what, " ", ps))
+	return nil
+}
+
+// told returns what the host and one Network remember.
+func (h *fakeHost) told(network string) (prefixes, calls []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.prefixes), h.networks[network].told()
+}
+
 // fakeBackend remembers what it was told. Some ids have a meaning: "refuse" is refused, "panic" panics in a
 // goroutine of its own, "hang" never returns, "event" sends an event.
 type fakeBackend struct {
@@ -21,13 +67,6 @@ type fakeBackend struct {
 
 	mu  sync.Mutex
 	log []string
-}
-
-func newFake(n spec.Network, o Options) (Backend, error) {
-	if n.Name == "refuse" {
-		return nil, errors.New("make network refuse: not today")
-	}
-	return &fakeBackend{o: o}, nil
 }
 
 func (b *fakeBackend) note(format string, args ...any) {
@@ -56,12 +95,20 @@ func (b *fakeBackend) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error 
 		f.WriteString("hanging")
 		<-time.After(time.Hour)
 	case "event":
-		b.o.Event(Event{Kind: EventEndpointDown, ID: ep.ID, Cause: "gone"})
+		b.o.EndpointDown(ep.ID, errors.New("gone"))
 	}
 	b.o.Log.Debug("attach", "endpoint", ep.ID) // the first line after the isolation
 	b.note("attach %s %s", ep.ID, info.Name)
 	_, err := f.WriteString("attached")
 	return err
+}
+
+func (b *fakeBackend) Update(ep spec.Endpoint) error {
+	if ep.ID == "refuse" {
+		return errors.New("update refuse: not today")
+	}
+	b.note("update %s %v", ep.ID, ep.Names)
+	return nil
 }
 
 func (b *fakeBackend) Detach(id string) error { b.note("detach %s", id); return nil }

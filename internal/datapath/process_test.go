@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case datapathRole:
-			os.Exit(Main(os.Args[2:], newFake))
+			os.Exit(Main(os.Args[2:], func(log *slog.Logger) Host { return newFakeHost(log) }))
 		case parentRole:
 			p, err := Start(testConfig(nil))
 			if err != nil {
@@ -81,11 +81,11 @@ func TestProcessServes(t *testing.T) {
 	if off := h.Confine.Weakened(); len(off) > 0 && !strings.Contains(off[0], "race") {
 		t.Errorf("layers off: %q", off)
 	}
-	if err := p.Configure(t.Context(), spec.Network{Name: "n"}); err != nil {
+	if err := p.Do(t.Context(), AddNetwork(spec.Network{ID: "n"}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	f := tempFile(t)
-	if err := p.Attach(t.Context(), spec.Endpoint{ID: "e"}, f, tap.Info{}); err != nil {
+	if err := p.Do(t.Context(), Attach("n", spec.Endpoint{ID: "e"}, f, tap.Info{})); err != nil {
 		t.Fatal(err)
 	}
 	if got := contents(t, f); got != "attached" {
@@ -97,7 +97,7 @@ func TestProcessServes(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Errorf("close again: %v", err)
 	}
-	if err := p.Configure(t.Context(), spec.Network{}); !errors.Is(err, ErrGone) {
+	if err := p.Do(t.Context(), AddNetwork(spec.Network{ID: "n"}, nil)); !errors.Is(err, ErrGone) {
 		t.Errorf("request to an ended process: %v", err)
 	}
 }
@@ -113,10 +113,10 @@ func TestProcessHasItsOwnSession(t *testing.T) {
 // FT-25: a panic in any goroutine ends the process, is seen at once, and its cause is in the log.
 func TestPanicEndsProcess(t *testing.T) {
 	p, log := start(t)
-	if err := p.Configure(t.Context(), spec.Network{}); err != nil {
+	if err := p.Do(t.Context(), AddNetwork(spec.Network{ID: "n"}, nil)); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Attach(t.Context(), spec.Endpoint{ID: "panic"}, tempFile(t), tap.Info{}); !errors.Is(err, ErrGone) {
+	if err := p.Do(t.Context(), Attach("n", spec.Endpoint{ID: "panic"}, tempFile(t), tap.Info{})); !errors.Is(err, ErrGone) {
 		t.Errorf("attach: %v, want %v", err, ErrGone)
 	}
 	<-p.Done()
@@ -131,7 +131,7 @@ func TestPanicEndsProcess(t *testing.T) {
 // A process that hangs in a request is killed by Close.
 func TestCloseKillsHungProcess(t *testing.T) {
 	p, _ := start(t)
-	if err := p.Configure(t.Context(), spec.Network{}); err != nil {
+	if err := p.Do(t.Context(), AddNetwork(spec.Network{ID: "n"}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	r, w, err := os.Pipe()
@@ -141,7 +141,7 @@ func TestCloseKillsHungProcess(t *testing.T) {
 	defer r.Close()
 	defer w.Close()
 	attached := make(chan error)
-	go func() { attached <- p.Attach(t.Context(), spec.Endpoint{ID: "hang"}, w, tap.Info{}) }()
+	go func() { attached <- p.Do(t.Context(), Attach("n", spec.Endpoint{ID: "hang"}, w, tap.Info{})) }()
 	if _, err := r.Read(make([]byte, 8)); err != nil {
 		t.Fatal(err)
 	}
