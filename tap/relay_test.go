@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/netns"
@@ -54,9 +55,9 @@ func (s *station) setUp(n byte, mode string) error {
 	if s.dev, err = tap.Open(f, info, tap.Options{}); err != nil {
 		return err
 	}
-	err = netns.Configure(netns.Config{
+	err = netns.Namespace{}.Configure([]plumb.Link{{
 		Name: "eth0", Addr4: netip.PrefixFrom(s.addr[0], 24), Addr6: netip.PrefixFrom(s.addr[1], 64),
-	})
+	}}, plumb.Routes{})
 	if err != nil {
 		return err
 	}

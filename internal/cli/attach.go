@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -115,7 +116,7 @@ func (a *app) attach(ctx context.Context, o *attachOptions) error {
 	defer s.close()
 	return shim.Attach(ctx, shim.AttachConfig{
 		PID: o.pid, Netns: o.netns, Userns: o.userns,
-		Link: p.link, Endpoint: p.endpoint, Publish: o.publish, Start: s.start,
+		Links: []plumb.Link{p.link}, Routes: p.routes, Start: s.start,
 		Ready: ready, Log: log, HelperLog: o.log.forInit(),
 	})
 }

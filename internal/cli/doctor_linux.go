@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/confine"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/internal/datapath"
@@ -63,7 +64,7 @@ func checkTUN(context.Context, *app) finding {
 }
 
 // probeLink is the interface of a sandbox that is made to see whether it can be.
-func probeLink() shim.Link {
+func probeLink() plumb.Link {
 	p, err := makePlan(&netOptions{mtu: defaultMTU, ipv6: true}, "doctor", "eth0")
 	if err != nil {
 		panic(err) // the defaults are right

@@ -5,12 +5,13 @@ import (
 	"os"
 	"strings"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/shim"
 )
 
 // files are those the sandbox has of its own. In the host's network they are the host's, but for what
 // flags change.
-func (o *runOptions) files(p *plan, hostname string) ([]shim.File, error) {
+func (o *runOptions) files(p *plan, hostname string) ([]plumb.File, error) {
 	hosts, err := o.hostsFile(p, hostname)
 	if err != nil {
 		return nil, err
@@ -19,12 +20,12 @@ func (o *runOptions) files(p *plan, hostname string) ([]shim.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []shim.File{{Path: "/etc/resolv.conf", Content: resolv}, {Path: "/etc/hosts", Content: hosts},
+	files := []plumb.File{{Path: "/etc/resolv.conf", Content: resolv}, {Path: "/etc/hosts", Content: hosts},
 		{Path: "/etc/hostname", Content: hostname + "\n"}}
 	if o.network != shim.NetworkHost {
 		return files, nil
 	}
-	var changed []shim.File
+	var changed []plumb.File
 	for i, is := range []bool{o.dns != nil || o.search != nil || o.options != nil, o.hosts != nil, o.hostname != ""} {
 		if is {
 			changed = append(changed, files[i])

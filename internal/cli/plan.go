@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/usernet/usernet/internal/shim"
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -37,7 +37,8 @@ const minMTU6 = 1280
 type plan struct {
 	network  spec.Network
 	endpoint spec.Endpoint
-	link     shim.Link
+	link     plumb.Link
+	routes   plumb.Routes
 }
 
 // makePlan turns flags into a Network and an Endpoint called id whose interface is called dev. It asks
@@ -50,7 +51,7 @@ func makePlan(o *netOptions, id, dev string) (*plan, error) {
 			Outbound4: o.outbound, Outbound6: o.outbound6,
 			Limits: spec.Limits{TCPFlows: privateFlows},
 		},
-		link: shim.Link{Name: dev, MTU: o.mtu},
+		link: plumb.Link{EndpointID: id, Name: dev, MTU: o.mtu},
 	}
 	least := tap.MinMTU
 	if o.ipv6 {
@@ -114,7 +115,7 @@ func (p *plan) place(o *netOptions) error {
 	if err != nil {
 		return err
 	}
-	l.Addr4, l.Gateway4 = netip.PrefixFrom(own4, sub4.Bits()), n.Gateway4
+	l.Addr4, p.routes.Default4 = netip.PrefixFrom(own4, sub4.Bits()), plumb.Hop{Dev: l.Name, Addr: n.Gateway4}
 	if !sub6.IsValid() {
 		return nil
 	}
@@ -123,7 +124,7 @@ func (p *plan) place(o *netOptions) error {
 	if err != nil {
 		return err
 	}
-	l.Addr6, l.Gateway6 = netip.PrefixFrom(own6, sub6.Bits()), n.Gateway6
+	l.Addr6, p.routes.Default6 = netip.PrefixFrom(own6, sub6.Bits()), plumb.Hop{Dev: l.Name, Addr: n.Gateway6}
 	return nil
 }
 

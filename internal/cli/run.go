@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -179,7 +180,7 @@ func (a *app) run(ctx context.Context, o *runOptions, command []string) (int, er
 			return 0, err
 		}
 		defer s.close()
-		cfg.Link, cfg.Endpoint, cfg.Publish, cfg.Start = p.link, p.endpoint, o.publish, s.start
+		cfg.Links, cfg.Routes, cfg.Start = []plumb.Link{p.link}, p.routes, s.start
 	}
 	return shim.Run(ctx, cfg)
 }

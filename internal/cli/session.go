@@ -16,8 +16,6 @@ import (
 	"github.com/usernet/usernet/internal/control/registry"
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/internal/shim"
-	"github.com/usernet/usernet/stack/spec"
-	"github.com/usernet/usernet/tap"
 )
 
 // DatapathRole is the hidden word that selects the datapath process.
@@ -98,7 +96,8 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 		},
 		Log: s.log,
 	}, control.PrivateConfig{
-		Network: s.plan.network, Endpoint: s.plan.endpoint, Hosts: hosts, Capture: s.capture,
+		Network: s.plan.network, Endpoint: s.plan.endpoint, Hosts: hosts,
+		Publish: s.publish, Capture: s.capture,
 	})
 	if err != nil {
 		return nil, err
@@ -116,10 +115,11 @@ func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
 // private is a Private as the shim asks for it.
 type private struct{ *control.Private }
 
-// Attach gives the Endpoint its TAP.
-func (p private) Attach(ep spec.Endpoint, dev *os.File, info tap.Info) error {
-	return p.Private.Attach(ep.ID, dev, info)
-}
+// Started has nobody to tell.
+func (private) Started(int) {}
+
+// Changes are never made to a private Network.
+func (private) Changes() <-chan shim.Change { return nil }
 
 // localNames are what the Network's name server answers without asking anyone.
 func (s *session) localNames() (map[string][]netip.Addr, error) {

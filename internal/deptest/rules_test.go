@@ -33,7 +33,8 @@ var rules = []rule{
 		because: "the shim and the sandbox's init start in milliseconds and stay small because cmd alone brings in the datapath",
 	},
 	{
-		who: dataPlane, never: control, deep: true, tests: true,
+		// How a Link is to be addressed is said in cnm/plumb, a leaf.
+		who: dataPlane, never: control, unless: []string{"cnm/plumb"}, deep: true, tests: true,
 		because: "the data plane is told what to do by messages; a package of it that knew who tells it could not be confined alone",
 	},
 	{

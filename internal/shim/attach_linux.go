@@ -9,8 +9,9 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/spec"
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
 // A network for a namespace that somebody else made.
@@ -20,12 +21,14 @@ import (
 //  1. The network namespace is opened, checked to be one and not our own, and held until the interface
 //     is made: neither a path nor a pid can come to mean another one meanwhile. Not longer, because a
 //     mount of which a file is open cannot be unmounted.
-//  2. A helper, the hidden role __tap, is run inside by nsenter (nsenter_linux.go), because a
-//     multi-threaded process cannot enter a user namespace. It makes and configures the interface, sends
-//     the TAP back and exits.
-//  3. The TAP goes to control, the ports are bound, and the caller is told that it is ready.
+//  2. A helper, the hidden role __tap, is run inside by nsenter (helper_linux.go), because a
+//     multi-threaded process cannot enter a user namespace. It makes and configures the interfaces, sends
+//     their TAPs back and exits.
+//  3. The TAPs go to the Network. A helper writes files into the container (beneath_linux.go), and the
+//     caller is told that it is ready.
 //  4. Attach waits for the end of the process or of the path (watch_linux.go), for a signal, or for the
-//     network to fail. Closing the last descriptor of the TAP removes the interface.
+//     network to fail. For each change meanwhile (changes_linux.go) a helper is run again. Closing the last
+//     descriptor of a TAP removes its interface.
 
 // AttachConfig says which namespace gets a network, and which.
 type AttachConfig struct {
@@ -37,10 +40,12 @@ type AttachConfig struct {
 	// namespace.
 	Userns string
 
-	Link     Link
-	Endpoint spec.Endpoint
-	Publish  []portfwd.Spec
-	// Start brings up control and the datapath.
+	// Links are the interfaces to make at the start, and Routes the routes.
+	Links  []plumb.Link
+	Routes plumb.Routes
+	// Files are written into the container of PID, where it has a file of that path that is not the host's.
+	Files []plumb.File
+	// Start brings up the Network behind Links, with its ports bound.
 	Start func(ctx context.Context, pid int) (Network, error) `json:"-"`
 	// Ready, when not nil, gets "1" and is closed when the network works.
 	Ready *os.File `json:"-"`
@@ -65,38 +70,50 @@ func Attach(ctx context.Context, cfg AttachConfig) (err error) {
 	if err := closeOnExec(); err != nil {
 		return fmt.Errorf("mark inherited descriptors: %w", err)
 	}
-	t, err := openTarget(&cfg)
+	ns, err := openNamespaces(cfg.PID, cfg.Netns, cfg.Userns)
 	if err != nil {
+		return fmt.Errorf("attach to %w", err)
+	}
+	defer ns.close()
+	a := &attachment{cfg: &cfg, log: log, ns: ns}
+	if err := a.connect(ctx); err != nil {
 		return err
 	}
-	defer t.close()
-	n, err := t.connect(ctx, &cfg)
-	if err != nil {
-		return err
-	}
-	t.release()
-	defer func() { err = errors.Join(err, n.Close()) }()
+	ns.release()
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		wg.Wait()
+		err = errors.Join(err, a.net.Close())
+	}()
 	if err := signalReady(cfg.Ready); err != nil {
 		return err
 	}
-	log.Info("attached", "namespace", t.name)
-	w, err := watchEnd(t)
+	log.Info("attached", "namespace", ns.name)
+	w, err := watchEnd(ns)
 	if err != nil {
 		return err
 	}
 	defer w.close()
+	a.changes(ctx, &wg)
+	return a.wait(ctx, signals, w)
+}
+
+// wait waits for the end of the namespace, of the network, or of the wish.
+func (a *attachment) wait(ctx context.Context, signals <-chan os.Signal, w *endWatch) error {
 	for {
 		select {
 		case <-w.ended:
-			log.Info("namespace ended", "namespace", t.name, "cause", w.cause)
+			a.log.Info("namespace ended", "namespace", a.ns.name, "cause", w.cause)
 			return nil
 		case s := <-signals:
 			switch s {
 			case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT:
-				log.Info("detached", "signal", s)
+				a.log.Info("detached", "signal", s)
 				return nil
 			}
-		case <-n.Done():
+		case <-a.net.Done():
 			return errors.New("attach: the network is down for good; see the log")
 		case <-ctx.Done():
 			return nil
@@ -104,37 +121,87 @@ func Attach(ctx context.Context, cfg AttachConfig) (err error) {
 	}
 }
 
-// connect makes the interface and the network side by side and joins them.
-func (t *target) connect(ctx context.Context, cfg *AttachConfig) (Network, error) {
+// attachment is one running Attach.
+type attachment struct {
+	cfg *AttachConfig
+	log *slog.Logger
+	ns  *namespaces
+	net Network
+}
+
+// connect makes the interfaces and the network side by side and joins them.
+func (a *attachment) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	up := make(chan result[Network], 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		n, err := cfg.Start(context.WithoutCancel(ctx), cfg.PID)
-		if err == nil && len(cfg.Publish) > 0 {
-			if _, perr := n.Publish(cfg.Publish); perr != nil {
-				err = errors.Join(perr, n.Close())
-			}
-		}
+		n, err := a.cfg.Start(context.WithoutCancel(ctx), a.cfg.PID)
 		up <- result[Network]{n, err}
 	})
-	dev, info, err := t.makeTAP(ctx, cfg)
+	taps, err := a.ns.makeLinks(ctx, a.cfg)
 	r := <-up
-	if dev != nil {
-		defer dev.Close()
+	for i := range taps {
+		m := &taps[i]
+		defer m.close()
+		if err == nil && r.err == nil {
+			err = r.v.Attach(m.Endpoint, m.file, *m.Info)
+		}
 	}
 	if r.err != nil {
-		return nil, r.err
-	}
-	if err == nil {
-		err = r.v.Attach(cfg.Endpoint, dev, info)
+		return r.err
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.v.Close())
+		return errors.Join(err, r.v.Close())
 	}
-	return r.v, nil
+	a.net = r.v
+	if len(a.cfg.Files) > 0 {
+		a.ns.writeFiles(func(root *os.File) error {
+			_, err := a.ns.change(ctx, a.cfg, change{Files: a.cfg.Files}, root)
+			return err
+		}, a.cfg.Files, a.log)
+	}
+	return nil
+}
+
+// changes begins to make the changes that the Network asks for, until ctx ends.
+func (a *attachment) changes(ctx context.Context, wg *sync.WaitGroup) {
+	a.net.Started(a.ns.pid)
+	if a.net.Changes() == nil {
+		return
+	}
+	c := newChanger(a.net, a.cfg.Links, a.cfg.Routes)
+	c.ask, c.signal = a.ask, a.signal
+	wg.Go(func() { c.run(ctx) })
+}
+
+// ask has a helper make a change in the namespaces as they are now.
+func (a *attachment) ask(ctx context.Context, ch change) (message, error) {
+	if err := a.ns.reopen(); err != nil {
+		a.ns.release()
+		return message{}, fmt.Errorf("enter %w", err)
+	}
+	defer a.ns.release()
+	if len(ch.Files) == 0 {
+		return a.ns.change(ctx, a.cfg, ch, nil)
+	}
+	a.ns.writeFiles(func(root *os.File) error {
+		_, err := a.ns.change(ctx, a.cfg, ch, root)
+		return err
+	}, ch.Files, a.log)
+	return message{}, nil
+}
+
+// signal sends a signal to the process that was attached to.
+func (a *attachment) signal(sig syscall.Signal) error {
+	if a.ns.pidfd < 0 {
+		return fmt.Errorf("send signal %d: %s was given by a path, not by a process", int(sig), a.ns.name)
+	}
+	if err := unix.PidfdSendSignal(a.ns.pidfd, sig, nil, 0); err != nil {
+		return fmt.Errorf("send signal %d to %s: %w", int(sig), a.ns.name, err)
+	}
+	return nil
 }
 
 // signalReady tells whoever waits at the other end of f, as slirp4netns does.

@@ -4,14 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
+	"syscall"
 
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/l2"
-	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/tap"
-	"github.com/usernet/usernet/tap/netns"
 )
 
 // The words that select a role of this package when they are the first argument of the re-executed binary.
@@ -56,7 +53,7 @@ type NetworkMode string
 
 // The modes.
 const (
-	// NetworkPrivate is an own network namespace behind a private Network.
+	// NetworkPrivate is an own network namespace with Links to Networks.
 	NetworkPrivate NetworkMode = "private"
 	// NetworkNone is an own network namespace with nothing but lo.
 	NetworkNone NetworkMode = "none"
@@ -78,16 +75,13 @@ type Config struct {
 	// Hostname is the sandbox's own; empty leaves the host's.
 	Hostname string
 	// Files are laid over files of the host, for the sandbox only.
-	Files []File
+	Files []plumb.File
 
-	// Link is the interface of NetworkPrivate.
-	Link Link
-	// Endpoint is what control is told of it.
-	Endpoint spec.Endpoint
-	// Publish are the ports to bind before CMD starts.
-	Publish []portfwd.Spec
-	// Start brings up control and the datapath; for NetworkPrivate only. It runs while init sets
-	// the sandbox up, and ctx ends when the sandbox does.
+	// Links are the interfaces of NetworkPrivate at the start, and Routes its routes.
+	Links  []plumb.Link
+	Routes plumb.Routes
+	// Start brings up the Network behind Links, with its ports bound; for NetworkPrivate only. It runs while
+	// init sets the sandbox up, and ctx ends when the sandbox does.
 	Start func(ctx context.Context, init int) (Network, error)
 
 	// Stdio are CMD's descriptors 0, 1 and 2.
@@ -119,39 +113,28 @@ func (o LogOptions) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, h)).With("role", "init")
 }
 
-// Link is an interface inside a sandbox and how it is addressed. An invalid address is left out.
-type Link struct {
-	Name     string       `json:"name"`
-	MTU      int          `json:"mtu"`
-	MAC      l2.MAC       `json:"mac,omitzero"`
-	Addr4    netip.Prefix `json:"addr4,omitzero"` // with the length of its subnet
-	Addr6    netip.Prefix `json:"addr6,omitzero"`
-	Gateway4 netip.Addr   `json:"gateway4,omitzero"`
-	Gateway6 netip.Addr   `json:"gateway6,omitzero"`
-}
-
-// configure makes the link what it says, in the calling process's network namespace.
-func (l *Link) configure(log *slog.Logger) error {
-	return netns.Configure(netns.Config{
-		Name: l.Name, MTU: l.MTU, MAC: l.MAC, Addr4: l.Addr4, Addr6: l.Addr6,
-		Gateway4: l.Gateway4, Gateway6: l.Gateway6, Log: log,
-	})
-}
-
-// File is one file of the sandbox that hides the host's of the same name.
-type File struct {
-	Path    string `json:"path"` // absolute
-	Content string `json:"content"`
-}
-
-// Network is what the shim asks of control. *control.Control implements it.
+// Network is what the shim asks of whoever moves the packets.
 type Network interface {
-	// Attach gives the datapath the TAP of an Endpoint. The file stays the caller's.
-	Attach(ep spec.Endpoint, dev *os.File, info tap.Info) error
-	// Publish binds host ports and forwards them to the Endpoint: all of them or none.
-	Publish(specs []portfwd.Spec) ([]portfwd.Spec, error)
+	// Attach gives it the TAP of a Link. The file stays the caller's.
+	Attach(endpointID string, dev *os.File, info tap.Info) error
+	// Started says that CMD runs; pid is a process in the sandbox's namespaces. It must not block.
+	Started(pid int)
+	// Changes are to be made while CMD runs, one after the other. Of those taken each gets its reply, of
+	// those that are not when the sandbox ends none. It is nil when there never are any.
+	Changes() <-chan Change
 	// Done is closed when the Network can no longer work.
 	Done() <-chan struct{}
-	// Close frees everything and returns once the datapath is gone.
+	// Close frees everything and returns once nothing of it is left.
 	Close() error
+}
+
+// Change is a change of a running sandbox. Exactly one of the first five fields is set.
+type Change struct {
+	Plug   *plumb.Link    // make the interface, give its TAP to Attach, then reply
+	Unplug string         // remove the interface of this Endpoint
+	Routes *plumb.Routes  // in place of those there are
+	Files  []plumb.File   // new content of files given at the start
+	Signal syscall.Signal // to CMD; SIGKILL ends the sandbox
+	// Reply is buffered and gets exactly one reply. After an error nothing has changed.
+	Reply chan<- error
 }

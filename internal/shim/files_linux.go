@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
 // Files over the host's, in the sandbox's mount namespace only.
@@ -30,8 +32,51 @@ import (
 // scratchDirs are where the tmpfs may be made. /proc exists: we were executed through it.
 var scratchDirs = []string{"/tmp", "/run", "/mnt", "/proc"}
 
-// layFiles puts files over the host's. The caller closes the guard when the sandbox ends.
-func layFiles(files []File) (*guard, error) {
+// Each file is kept open, so that it can be given other content while CMD runs: the file stays the same
+// one, wherever it has been mounted meanwhile.
+
+// laidFiles are the files that were laid over the host's.
+type laidFiles struct {
+	byPath map[string]*os.File
+	guard  *guard // nil when /etc was copied up
+}
+
+// close ends their guard. The files stay for whoever still sees them.
+func (l *laidFiles) close() {
+	if l == nil {
+		return
+	}
+	l.guard.Close()
+	for _, f := range l.byPath {
+		f.Close()
+	}
+}
+
+// set gives files other content: all of them or, when one is not ours, none.
+func (l *laidFiles) set(files []plumb.File) error {
+	for _, f := range files {
+		if l == nil || l.byPath[f.Path] == nil {
+			return fmt.Errorf("write %s: the sandbox was started without such a file of its own", f.Path)
+		}
+	}
+	for _, f := range files {
+		if err := rewrite(l.byPath[f.Path], f.Content); err != nil {
+			return fmt.Errorf("write %s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+// rewrite replaces the content of f in place. It cuts last: who reads meanwhile never finds it empty.
+func rewrite(f *os.File, content string) error {
+	if _, err := f.WriteAt([]byte(content), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(content)))
+}
+
+// layFiles puts files over the host's. The caller closes them when the sandbox ends.
+func layFiles(files []plumb.File) (_ *laidFiles, err error) {
 	// Already so when the namespace was made together with a user namespace, but nothing of ours may
 	// ever reach the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
@@ -43,21 +88,24 @@ func layFiles(files []File) (*guard, error) {
 		return nil, withUserNamespaceHint(err)
 	}
 	defer unix.Unmount(scratch, unix.MNT_DETACH)
+	l := &laidFiles{byPath: map[string]*os.File{}}
 	var bound []laidFile
 	if bindErr == nil {
-		bound, bindErr = bindFiles(scratch, files, targets)
+		bound, bindErr = l.bind(scratch, files, targets)
 	}
 	if bindErr == nil {
-		return newGuard(bound), nil
+		l.guard = newGuard(bound)
+		return l, nil
 	}
-	if err := copyUpEtc(scratch, files); err != nil {
+	if err := l.copyUpEtc(scratch, files); err != nil {
+		l.close()
 		return nil, errors.Join(bindErr, err)
 	}
-	return nil, nil
+	return l, nil
 }
 
 // resolveTargets returns where each file is to be mounted, or why one cannot be.
-func resolveTargets(files []File) ([]string, error) {
+func resolveTargets(files []plumb.File) ([]string, error) {
 	targets := make([]string, len(files))
 	for i, f := range files {
 		t, err := mountable(f.Path)
@@ -114,10 +162,10 @@ type laidFile struct {
 	dev, ino uint64 // of ours
 }
 
-func bindFiles(scratch string, files []File, targets []string) (bound []laidFile, err error) {
+func (l *laidFiles) bind(scratch string, files []plumb.File, targets []string) (bound []laidFile, err error) {
 	for i, f := range files {
 		src := fmt.Sprintf("%s/%d", scratch, i)
-		if err := writeFile(src, f.Content); err != nil {
+		if err := l.create(src, f); err != nil {
 			return nil, err
 		}
 		if err := unix.Mount(src, targets[i], "", unix.MS_BIND, ""); err != nil {
@@ -132,16 +180,24 @@ func bindFiles(scratch string, files []File, targets []string) (bound []laidFile
 	return bound, nil
 }
 
-// writeFile writes a file that everybody may read, whatever the umask.
-func writeFile(path, content string) error {
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+// create makes f at path, for everybody to read whatever the umask, and keeps it open.
+func (l *laidFiles) create(path string, f plumb.File) error {
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
 		return err
 	}
-	return os.Chmod(path, 0o644)
+	if was := l.byPath[f.Path]; was != nil {
+		was.Close() // of an attempt to mount it
+	}
+	l.byPath[f.Path] = to
+	if _, err := to.WriteString(f.Content); err != nil {
+		return err
+	}
+	return to.Chmod(0o644)
 }
 
 // copyUpEtc mounts a copy of /etc with files in it over /etc.
-func copyUpEtc(scratch string, files []File) error {
+func (l *laidFiles) copyUpEtc(scratch string, files []plumb.File) error {
 	const host = ".host" // the host's /etc, inside ours
 	etc := scratch + "/etc"
 	if err := os.MkdirAll(etc+"/"+host, 0o755); err != nil {
@@ -156,7 +212,7 @@ func copyUpEtc(scratch string, files []File) error {
 		if dir != "/etc/" {
 			return fmt.Errorf("make %s: only files in /etc can be made", f.Path)
 		}
-		if err := writeFile(etc+"/"+name, f.Content); err != nil {
+		if err := l.create(etc+"/"+name, f); err != nil {
 			return err
 		}
 		ours[name] = true

@@ -8,13 +8,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
 // Hosts whose /etc is set up in many ways. Each is a mount namespace with an /etc of its own, in which the
 // shim is run; the machine's /etc is not touched.
 
-var ownFiles = []File{
-	{"/etc/resolv.conf", "ours resolv\n"}, {"/etc/hosts", "ours hosts\n"}, {"/etc/hostname", "ours hostname\n"},
+var ownFiles = []plumb.File{
+	{Path: "/etc/resolv.conf", Content: "ours resolv\n"}, {Path: "/etc/hosts", Content: "ours hosts\n"},
+	{Path: "/etc/hostname", Content: "ours hostname\n"},
 }
 
 // onHost runs setup in a new mount namespace with a tmpfs on /etc and /run, then script with $SHIM standing

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -12,7 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/usernet/usernet/tap"
+	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/tap/netns"
 )
 
 // setup is what the shim tells init to make.
@@ -21,11 +21,11 @@ type setup struct {
 	Maps *idMaps `json:"maps,omitempty"`
 	Dir  string  `json:"dir,omitempty"`
 	// OwnNetwork says that the network namespace is new: lo is to be brought up.
-	OwnNetwork bool `json:"own_network,omitempty"`
-	// Link is the interface to make; nil means none.
-	Link     *Link  `json:"link,omitempty"`
-	Hostname string `json:"hostname,omitempty"`
-	Files    []File `json:"files,omitempty"`
+	OwnNetwork bool         `json:"own_network,omitempty"`
+	Links      []plumb.Link `json:"links,omitempty"` // to make
+	Routes     plumb.Routes `json:"routes,omitzero"`
+	Hostname   string       `json:"hostname,omitempty"`
+	Files      []plumb.File `json:"files,omitempty"`
 	// Log says what init writes to standard error.
 	Log LogOptions `json:"log"`
 }
@@ -37,8 +37,8 @@ type sandboxInit struct {
 	path    string // of CMD's executable
 	pid     int    // of CMD
 	stopped bool   // CMD is stopped, and the shim was told
-	log     *slog.Logger
-	guard   *guard // nil when no file is laid over the host's
+	ns      netns.Namespace
+	files   *laidFiles // nil when no file is laid over the host's
 }
 
 // Init is the whole life of a sandbox's init: it sets the sandbox up as the shim at descriptor 3
@@ -55,8 +55,8 @@ func Init(command []string) int {
 		return ExitFailure
 	}
 	defer c.close()
-	s := &sandboxInit{conn: c, command: command, log: slog.New(slog.DiscardHandler)}
-	defer func() { s.guard.Close() }()
+	s := &sandboxInit{conn: c, command: command}
+	defer func() { s.files.close() }()
 	if err := s.prepare(); err != nil {
 		return s.fail(err)
 	}
@@ -108,7 +108,7 @@ func (s *sandboxInit) prepare() error {
 		return errors.New("message setup is empty")
 	}
 	set := m.Setup
-	s.log = set.Log.logger()
+	s.ns = netns.Namespace{Own: true, Log: set.Log.logger()}
 	if set.Maps != nil {
 		if err := set.Maps.write(); err != nil {
 			return withUserNamespaceHint(err)
@@ -124,46 +124,11 @@ func (s *sandboxInit) prepare() error {
 		return err
 	}
 	if set.OwnNetwork {
-		if err := s.makeNetwork(set.Link); err != nil {
+		if err := makeNetwork(s.conn, s.ns, set.Links, set.Routes); err != nil {
 			return withUserNamespaceHint(err)
 		}
 	}
 	return s.makeFiles(set)
-}
-
-// makeNetwork brings up lo and makes the interface, whose TAP goes to the shim as early as possible.
-func (s *sandboxInit) makeNetwork(l *Link) error {
-	if l != nil {
-		f, info, err := tap.Create(l.Name, l.MTU, l.MAC)
-		if err != nil {
-			return err
-		}
-		// The interface lives as long as any duplicate of its descriptor; this one outlasts the set-up.
-		defer f.Close()
-		if err := s.conn.send(message{Kind: kindTAP, Info: &info, file: f}); err != nil {
-			return err
-		}
-		return l.configure(s.log)
-	}
-	return loopbackUp()
-}
-
-// loopbackUp brings up lo, the whole network of a sandbox without one.
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("bring up lo: %w", err)
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return fmt.Errorf("bring up lo: %w", err)
-	}
-	ifr.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
-		return fmt.Errorf("bring up lo: %w", err)
-	}
-	return nil
 }
 
 func (s *sandboxInit) makeFiles(set *setup) (err error) {
@@ -173,7 +138,7 @@ func (s *sandboxInit) makeFiles(set *setup) (err error) {
 		}
 	}
 	if len(set.Files) > 0 {
-		s.guard, err = layFiles(set.Files)
+		s.files, err = layFiles(set.Files)
 	}
 	return err
 }
@@ -202,12 +167,21 @@ func (s *sandboxInit) serve(children <-chan os.Signal) int {
 				killDescendants(nil)
 				return ExitFailure
 			}
-			if m.Kind == kindSignal {
-				// CMD is not reaped yet, so its pid is still its own.
-				_ = syscall.Kill(s.pid, m.Signal)
-			}
+			s.handle(m)
 		}
 	}
+}
+
+// handle does what the shim asks while CMD runs. A shim that is gone shows as the end of the socket.
+func (s *sandboxInit) handle(m message) {
+	switch m.Kind {
+	case kindSignal:
+		// CMD is not reaped yet, so its pid is still its own.
+		_ = syscall.Kill(s.pid, m.Signal)
+	case kindChange:
+		_ = answer(s.conn, s.ns, m, s.files.set)
+	}
+	m.close()
 }
 
 // read passes on what the shim sends and closes messages when it is gone.

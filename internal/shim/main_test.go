@@ -10,17 +10,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/shim/shimtest"
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/spec"
-	"github.com/usernet/usernet/tap"
 )
 
 // The tests run on the real kernel as an ordinary user. The test binary is also every other program they
@@ -60,9 +57,9 @@ type testConfig struct {
 	Network  NetworkMode
 	Dir      string
 	Hostname string
-	Files    []File
-	// FailStart and FailPublish make the network fail.
-	FailStart, FailPublish string
+	Files    []plumb.File
+	// FailStart and FailAttach make the network fail.
+	FailStart, FailAttach string
 	// NetworkLog is a file that notes what the shim does with the network.
 	NetworkLog string
 }
@@ -85,8 +82,7 @@ func shimMain(arg string) int {
 		cfg.Network = NetworkNone
 	}
 	if cfg.Network == NetworkPrivate {
-		cfg.Link = testLink
-		cfg.Publish = []portfwd.Spec{{Proto: portfwd.TCP, Port: 80}}
+		cfg.Links, cfg.Routes = []plumb.Link{testLink}, testRoutes
 		cfg.Start = func(ctx context.Context, _ int) (Network, error) {
 			if tc.FailStart == "wait" {
 				fmt.Println("starting")
@@ -96,7 +92,7 @@ func shimMain(arg string) int {
 			if tc.FailStart != "" {
 				return nil, fmt.Errorf("%s", tc.FailStart)
 			}
-			return &fakeNetwork{failPublish: tc.FailPublish, log: tc.NetworkLog}, nil
+			return newFakeNetwork(tc.FailAttach, tc.NetworkLog), nil
 		}
 	}
 	code, err := Run(context.Background(), cfg)
@@ -112,9 +108,9 @@ func attachMain(arg string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 99
 	}
-	cfg.Link = testLink
+	cfg.Links, cfg.Routes = []plumb.Link{testLink}, testRoutes
 	cfg.Ready = os.NewFile(3, "ready")
-	cfg.Start = func(context.Context, int) (Network, error) { return &fakeNetwork{}, nil }
+	cfg.Start = func(context.Context, int) (Network, error) { return newFakeNetwork("", ""), nil }
 	if err := Attach(context.Background(), cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return ExitCode(err)
@@ -122,66 +118,13 @@ func attachMain(arg string) int {
 	return 0
 }
 
-var testLink = Link{
-	Name: "eth0", MTU: 1500,
-	Addr4: prefix("10.0.2.100/24"), Gateway4: addrs("10.0.2.2")[0],
-	Addr6: prefix("fd00::100/64"), Gateway6: addrs("fd00::2")[0],
+var testLink = plumb.Link{
+	EndpointID: "ep0", Name: "eth0", MTU: 1500, Addr4: prefix("10.0.2.100/24"), Addr6: prefix("fd00::100/64"),
 }
 
-// fakeNetwork keeps the TAP, as control does, and notes what happens.
-type fakeNetwork struct {
-	failPublish string
-	log         string
-	mu          sync.Mutex
-	dev         *os.File
-}
-
-func (n *fakeNetwork) note(s string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.log != "" {
-		f, err := os.OpenFile(n.log, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
-		if err != nil {
-			panic(err)
-		}
-		defer f.Close()
-		fmt.Fprintln(f, s)
-	}
-}
-
-func (n *fakeNetwork) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	fd := -1
-	if err := rc.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	n.dev = os.NewFile(uintptr(fd), "tap")
-	n.note("attach " + info.Name)
-	return nil
-}
-
-func (n *fakeNetwork) Publish(ss []portfwd.Spec) ([]portfwd.Spec, error) {
-	n.note("publish")
-	if n.failPublish != "" {
-		return nil, fmt.Errorf("%s", n.failPublish)
-	}
-	return ss, nil
-}
-
-func (n *fakeNetwork) Done() <-chan struct{} { return nil }
-
-func (n *fakeNetwork) Close() error {
-	n.note("close")
-	if n.dev != nil {
-		return n.dev.Close()
-	}
-	return nil
+var testRoutes = plumb.Routes{
+	Default4: plumb.Hop{Dev: "eth0", Addr: addrs("10.0.2.2")[0]},
+	Default6: plumb.Hop{Dev: "eth0", Addr: addrs("fd00::2")[0]},
 }
 
 // shellMain runs a job as an interactive shell does: in the foreground, and says when it stops. A line

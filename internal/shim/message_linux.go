@@ -1,13 +1,13 @@
 package shim
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
 
-	"github.com/usernet/usernet/internal/sys"
+	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/wire"
 	"github.com/usernet/usernet/tap"
 )
 
@@ -16,70 +16,77 @@ type kind string
 
 const (
 	kindSetup   kind = "setup"   // shim → init: what to make
-	kindTAP     kind = "tap"     // init → shim: the TAP, with its descriptor
+	kindTAP     kind = "tap"     // init → shim: the TAP of a Link, with its descriptor
 	kindGo      kind = "go"      // shim → init: the network is ready, start CMD
 	kindStarted kind = "started" // init → shim: CMD runs
 	kindStopped kind = "stopped" // init → shim: CMD was stopped by a signal
 	kindSignal  kind = "signal"  // shim → init: deliver a signal to CMD
+	kindChange  kind = "change"  // shim → init: make a change
+	kindChanged kind = "changed" // init → shim: it is made, or Error says why not
 	kindFailed  kind = "failed"  // init → shim: it gives up, and why
 )
 
 // message is everything that passes between the two; Kind says which fields have a meaning.
 type message struct {
-	Kind   kind           `json:"kind"`
-	Setup  *setup         `json:"setup,omitempty"`
-	Info   *tap.Info      `json:"info,omitempty"`
-	PID    int            `json:"pid,omitempty"`
-	Signal syscall.Signal `json:"signal,omitempty"`
-	Code   int            `json:"code,omitempty"`
-	Error  string         `json:"error,omitempty"`
+	Kind     kind           `json:"kind"`
+	Setup    *setup         `json:"setup,omitempty"`
+	Change   *change        `json:"change,omitempty"`
+	ID       uint64         `json:"id,omitempty"`       // of a change and what answers it
+	Endpoint string         `json:"endpoint,omitempty"` // whose TAP it is
+	Info     *tap.Info      `json:"info,omitempty"`
+	PID      int            `json:"pid,omitempty"`
+	Signal   syscall.Signal `json:"signal,omitempty"`
+	Code     int            `json:"code,omitempty"`
+	Error    string         `json:"error,omitempty"`
 
-	file *os.File // beside the message; kindTAP has one
+	file *os.File // beside the message
+}
+
+// change is a Change as the process in the sandbox is told of it. Exactly one field is set.
+type change struct {
+	Plug   *plumb.Link  `json:"plug,omitempty"`   // the answer has the TAP
+	Unplug string       `json:"unplug,omitempty"` // the name of an interface
+	Routes *routeChange `json:"routes,omitempty"`
+	Files  []plumb.File `json:"files,omitempty"` // for a helper there is the directory that is their root
+}
+
+// routeChange says what was set before, too: only that may be replaced.
+type routeChange struct {
+	Was  plumb.Routes `json:"was"`
+	Want plumb.Routes `json:"want"`
 }
 
 // maxMessage bounds a message. It is what the kernel takes at its default send buffer; only setup
 // with thousands of --add-host comes near.
 const maxMessage = 200 << 10
 
-// conn carries messages over a SEQPACKET socket. One goroutine may send while another receives.
-type conn struct {
-	f   *os.File
-	rc  syscall.RawConn
-	buf []byte
-}
+// conn carries messages. Sends may come from several goroutines; receives belong to one.
+type conn struct{ w *wire.Conn }
 
 // newConn takes the socket over.
 func newConn(f *os.File) (*conn, error) {
-	rc, err := f.SyscallConn()
+	w, err := wire.New(f, maxMessage)
 	if err != nil {
-		return nil, fmt.Errorf("use socket: %w", err)
+		return nil, err
 	}
-	return &conn{f: f, rc: rc}, nil
+	return &conn{w}, nil
 }
 
 // inheritedConn is the conn at descriptor fd, which the parent left open across exec.
 func inheritedConn(fd int) (*conn, error) {
-	syscall.CloseOnExec(fd)
-	// The parent's os package may have made it blocking; without this it would not meet the poller.
-	if err := syscall.SetNonblock(fd, true); err != nil {
-		return nil, fmt.Errorf("descriptor %d is not the socket of a sandbox: %w", fd, err)
+	w, err := wire.Inherited(fd, maxMessage)
+	if err != nil {
+		return nil, err
 	}
-	return newConn(os.NewFile(uintptr(fd), "sandbox socket"))
+	return &conn{w}, nil
 }
 
 func (c *conn) send(m message) error {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("send %s: %w", m.Kind, err)
-	}
-	if len(b) > maxMessage {
-		return fmt.Errorf("send %s: %d bytes, at most %d; use fewer --add-host", m.Kind, len(b), maxMessage)
-	}
 	var files []*os.File
 	if m.file != nil {
 		files = []*os.File{m.file}
 	}
-	if err := sys.SendMessage(c.rc, b, files...); err != nil {
+	if err := c.w.Send(m, files...); err != nil {
 		return fmt.Errorf("send %s: %w", m.Kind, err)
 	}
 	return nil
@@ -87,22 +94,11 @@ func (c *conn) send(m message) error {
 
 // receive waits for a message. io.EOF says that the other side is gone.
 func (c *conn) receive() (message, error) {
-	if c.buf == nil {
-		c.buf = make([]byte, maxMessage)
-	}
-	n, files, err := sys.RecvMessage(c.rc, c.buf)
-	if errors.Is(err, syscall.ECONNRESET) {
-		// The other side ended with a message of ours unread. That comes first, once; what it had sent
-		// before, why it gives up perhaps, is still there to read.
-		n, files, err = sys.RecvMessage(c.rc, c.buf)
-	}
-	if err != nil {
-		return message{}, err
-	}
 	var m message
-	if err := json.Unmarshal(c.buf[:n], &m); err != nil {
+	files, err := c.w.Receive(&m)
+	if err != nil {
 		closeAll(files)
-		return message{}, fmt.Errorf("read message: %w", err)
+		return message{}, err
 	}
 	if len(files) != 0 {
 		m.file = files[0]
@@ -119,16 +115,22 @@ func (c *conn) expect(k kind) (message, error) {
 		return message{}, err
 	case m.Kind == k:
 		return m, nil
-	case m.file != nil:
-		m.file.Close()
 	}
+	m.close()
 	if m.Kind == kindFailed {
 		return message{}, &Error{Code: m.Code, Err: errors.New(m.Error)}
 	}
 	return message{}, fmt.Errorf("unexpected message %q, want %q", m.Kind, k)
 }
 
-func (c *conn) close() error { return c.f.Close() }
+// close closes the descriptor of a message that nobody wants.
+func (m *message) close() {
+	if m.file != nil {
+		m.file.Close()
+	}
+}
+
+func (c *conn) close() error { return c.w.Close() }
 
 func closeAll(files []*os.File) {
 	for _, f := range files {

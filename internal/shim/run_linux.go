@@ -8,8 +8,11 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/wire"
 )
 
 // sandbox is one running sandbox as the shim sees it.
@@ -20,7 +23,14 @@ type sandbox struct {
 	conn    *conn
 	signals <-chan os.Signal
 	net     Network // nil until it is up; stays nil without one
+	answers answers
+	wg      sync.WaitGroup // all that run starts
+
+	killing *time.Timer // the changer's: until init is killed for not having killed CMD
 }
+
+// killPatience is how long init may take to end the sandbox.
+const killPatience = 2 * time.Second
 
 // Run runs CMD in a new sandbox, returns its exit code and leaves nothing behind. An error means that
 // usernet, not CMD, failed; the code is then the one to exit with. The process's signals stay taken: one
@@ -58,7 +68,7 @@ type result[T any] struct {
 
 // events are what a sandbox waits for.
 type events struct {
-	up       chan result[Network]          // the network is ready, the TAP attached, the ports bound
+	up       chan result[Network]          // the network is ready, the TAPs attached, the ports bound
 	exited   chan result[*os.ProcessState] // init
 	messages chan result[message]          // from init; closed after an error
 }
@@ -67,31 +77,34 @@ type events struct {
 func (s *sandbox) run(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ev := events{make(chan result[Network], 1), make(chan result[*os.ProcessState], 1), make(chan result[message])}
-	dev := make(chan message, 1)
-	var wg sync.WaitGroup
+	dev := make(chan message, len(s.cfg.Links))
+	s.answers = answers{conn: s.conn, from: make(chan message, 1)}
 	if s.cfg.Start != nil {
-		wg.Go(func() { ev.up <- s.startNetwork(ctx, dev) })
+		s.wg.Go(func() { ev.up <- s.startNetwork(ctx, dev) })
 	} else {
 		ev.up <- result[Network]{}
 	}
-	wg.Go(func() {
+	s.wg.Go(func() {
 		ps, err := s.init.Wait()
 		ev.exited <- result[*os.ProcessState]{ps, err}
 	})
-	wg.Go(func() { s.read(ev.messages) })
+	s.wg.Go(func() { s.read(ev.messages) })
 
 	code, err := s.serve(ctx, ev, dev)
 	cancel()
 	// Init ends when the socket does, if it has not yet.
 	s.conn.close()
-	for range ev.messages {
-		// The reader must not wait for a taker of its last message.
+	for r := range ev.messages { // the reader must not wait for a taker of its last message
+		r.v.close()
 	}
-	wg.Wait()
-	select {
-	case m := <-dev: // a TAP nobody took
-		m.file.Close()
-	default:
+	s.wg.Wait()
+	s.answers.close()
+	if s.killing != nil {
+		s.killing.Stop()
+	}
+	close(dev)
+	for m := range dev { // a TAP nobody took
+		m.close()
 	}
 	select {
 	case r := <-ev.up: // a network that was ready too late
@@ -106,7 +119,7 @@ func (s *sandbox) run(ctx context.Context) (int, error) {
 	return code, err
 }
 
-// startNetwork brings up control and datapath, binds the ports, and attaches the TAP that comes over dev.
+// startNetwork brings up the Network and attaches the TAPs that come over dev.
 func (s *sandbox) startNetwork(ctx context.Context, dev <-chan message) result[Network] {
 	n, err := s.cfg.Start(ctx, s.init.Pid)
 	if err != nil {
@@ -118,19 +131,21 @@ func (s *sandbox) startNetwork(ctx context.Context, dev <-chan message) result[N
 	return result[Network]{v: n}
 }
 
+// connect attaches the TAPs that init sends, one for each Link.
 func (s *sandbox) connect(ctx context.Context, n Network, dev <-chan message) error {
-	if len(s.cfg.Publish) > 0 {
-		if _, err := n.Publish(s.cfg.Publish); err != nil {
-			return err
+	for range s.cfg.Links {
+		select {
+		case m := <-dev:
+			err := n.Attach(m.Endpoint, m.file, *m.Info)
+			m.close()
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	select {
-	case m := <-dev:
-		defer m.file.Close()
-		return n.Attach(s.cfg.Endpoint, m.file, *m.Info)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
 // read passes on what init sends; the last result is its error.
@@ -157,9 +172,13 @@ func (s *sandbox) sendSetup(ctx context.Context) error {
 		OwnNetwork: s.cfg.Network != NetworkHost, Log: s.cfg.InitLog,
 	}
 	if s.cfg.Network == NetworkPrivate {
-		set.Link = &s.cfg.Link
+		set.Links, set.Routes = s.cfg.Links, s.cfg.Routes
 	}
-	return s.conn.send(message{Kind: kindSetup, Setup: set})
+	err := s.conn.send(message{Kind: kindSetup, Setup: set})
+	if err != nil && !wire.Gone(err) {
+		return fmt.Errorf("%w; use fewer --add-host", err)
+	}
+	return err
 }
 
 // serve sees to the sandbox until init has exited or something fails. A TAP from init goes to dev.
@@ -188,7 +207,10 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 			if err := s.handle(r, dev); err != nil {
 				return ExitCode(err), err
 			}
-			running = running || r.v.Kind == kindStarted
+			if r.v.Kind == kindStarted && !running {
+				running = true
+				s.started(ctx)
+			}
 		case r := <-ev.exited:
 			return s.ended(r, ev.messages)
 		case sig := <-s.signals:
@@ -221,15 +243,39 @@ func (s *sandbox) handle(r result[message], dev chan<- message) error {
 			return nil
 		default: // a second one
 		}
+	case m.Kind == kindChanged:
+		s.answers.deliver(m)
+		return nil
 	case m.Kind == kindStopped:
 		stopWith(m.PID, m.Signal)
 	case m.Kind == kindStarted:
 		s.log.Info("command started", "pid", m.PID)
 	}
-	if m.file != nil {
-		m.file.Close()
-	}
+	m.close()
 	return nil
+}
+
+// started tells the Network that CMD runs, and begins to make the changes it asks for.
+func (s *sandbox) started(ctx context.Context) {
+	if s.net == nil {
+		return
+	}
+	s.net.Started(s.init.Pid)
+	if s.net.Changes() == nil {
+		return
+	}
+	c := newChanger(s.net, s.cfg.Links, s.cfg.Routes)
+	c.ask, c.signal = s.answers.ask, s.signalCommand
+	s.wg.Go(func() { c.run(ctx) })
+}
+
+// signalCommand sends CMD a signal that the Network's side asks for. SIGKILL ends the sandbox, also when
+// something inside has stopped init.
+func (s *sandbox) signalCommand(sig syscall.Signal) error {
+	if sig == syscall.SIGKILL && s.killing == nil {
+		s.killing = time.AfterFunc(killPatience, func() { _ = s.init.Kill() })
+	}
+	return s.conn.send(message{Kind: kindSignal, Signal: sig})
 }
 
 // ended makes the exit code of an init that is gone. What it sent last may still be to be read.
@@ -239,6 +285,7 @@ func (s *sandbox) ended(r result[*os.ProcessState], messages <-chan result[messa
 	}
 	if messages != nil {
 		for m := range messages {
+			m.v.close()
 			if m.err == nil && m.v.Kind == kindFailed {
 				return m.v.Code, &Error{Code: m.v.Code, Err: errors.New(m.v.Error)}
 			}

@@ -113,17 +113,17 @@ func TestNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Fields(string(noted)); strings.Join(got, " ") != "publish attach eth0 close" {
+	if got := strings.Fields(string(noted)); strings.Join(got, " ") != "attach eth0 started close" {
 		t.Errorf("the network saw %q", got)
 	}
 }
 
 func TestNetworkFailure(t *testing.T) {
-	for _, tc := range []testConfig{{FailStart: "no datapath today"}, {FailPublish: "port 80 is in use"}} {
+	for _, tc := range []testConfig{{FailStart: "no datapath today"}, {FailAttach: "no room today"}} {
 		witness := filepath.Join(t.TempDir(), "ran")
 		tc.Network, tc.Command = NetworkPrivate, []string{"touch", witness}
 		code, _, stderr := run(t, tc)
-		if code != ExitFailure || !strings.Contains(stderr, tc.FailStart+tc.FailPublish) {
+		if code != ExitFailure || !strings.Contains(stderr, tc.FailStart+tc.FailAttach) {
 			t.Errorf("code %d, stderr %q", code, stderr)
 		}
 		if _, err := os.Stat(witness); err == nil {

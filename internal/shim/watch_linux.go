@@ -9,26 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endWatch waits for the end of a target: of the process, when it was given by one, else of the path.
+// endWatch waits for the end of namespaces: of the process, when they were given by one, else of the path.
 // A path ends when it is unmounted (the kernel announces changes of /proc/self/mountinfo) or deleted
 // (inotify on its directory). What has changed does not matter; the path is looked at again.
 type endWatch struct {
 	ended chan struct{}
 	cause string // written before ended is closed
 
-	t    *target
+	ns   *namespaces
 	fds  []unix.PollFd // the first is the end of stop
 	stop *os.File
 	open []*os.File
 	wg   sync.WaitGroup
 }
 
-// watchEnd starts to watch t, which stays open until close.
-func watchEnd(t *target) (*endWatch, error) {
-	w := &endWatch{ended: make(chan struct{}), t: t}
+// watchEnd starts to watch ns, which stays open until close.
+func watchEnd(ns *namespaces) (*endWatch, error) {
+	w := &endWatch{ended: make(chan struct{}), ns: ns}
 	if err := w.arm(); err != nil {
 		w.close()
-		return nil, fmt.Errorf("watch %s: %w", t.name, err)
+		return nil, fmt.Errorf("watch %s: %w", ns.name, err)
 	}
 	w.wg.Go(w.run)
 	return w, nil
@@ -41,8 +41,8 @@ func (w *endWatch) arm() error {
 	}
 	w.stop = stop
 	w.add(r, unix.POLLIN)
-	if w.t.pidfd >= 0 {
-		w.fds = append(w.fds, unix.PollFd{Fd: int32(w.t.pidfd), Events: unix.POLLIN})
+	if w.ns.pidfd >= 0 {
+		w.fds = append(w.fds, unix.PollFd{Fd: int32(w.ns.pidfd), Events: unix.POLLIN})
 		return nil
 	}
 	// Not os.Open: it gives the file to the runtime's poller, and the kernel tells of a change once for each
@@ -58,7 +58,7 @@ func (w *endWatch) arm() error {
 	}
 	w.add(os.NewFile(uintptr(fd), "inotify"), unix.POLLIN)
 	// Of a directory that cannot be watched, mountinfo tells what matters most.
-	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(w.t.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
+	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(w.ns.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
 	return nil
 }
 
@@ -81,8 +81,8 @@ func (w *endWatch) close() {
 func (w *endWatch) run() {
 	buf := make([]byte, 4096)
 	for {
-		if w.t.pidfd < 0 {
-			if now, err := os.Stat(w.t.path); err != nil || !os.SameFile(now, w.t.id) {
+		if w.ns.pidfd < 0 {
+			if now, err := os.Stat(w.ns.path); err != nil || !os.SameFile(now, w.ns.id) {
 				w.cause = "its path no longer leads to it"
 				close(w.ended)
 				return
@@ -96,7 +96,7 @@ func (w *endWatch) run() {
 		if w.fds[0].Revents != 0 {
 			return
 		}
-		if w.t.pidfd >= 0 && w.fds[1].Revents != 0 {
+		if w.ns.pidfd >= 0 && w.fds[1].Revents != 0 {
 			w.cause = "its process ended"
 			close(w.ended)
 			return

@@ -3,28 +3,24 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
-// Config is what Configure gives a namespace. An invalid address or prefix is left out.
-type Config struct {
-	Name     string         // the interface, which exists
-	MTU      int            // 0: as it is
-	MAC      l2.MAC         // zero: as it is
-	Addr4    netip.Prefix   // address and length of its subnet
-	Addr6    netip.Prefix   //
-	Gateway4 netip.Addr     // of the default route
-	Gateway6 netip.Addr     //
-	Routes   []netip.Prefix // further subnets reached through the gateway of their family
-	Log      *slog.Logger   // settings that could not be made; nil: discard
+// Namespace is the network namespace of the calling thread, which has CAP_NET_ADMIN there.
+type Namespace struct {
+	// Own says that it was made for us: its interfaces forward nothing from one to another. In one that
+	// somebody else made, whether they do is left as it is.
+	Own bool
+	// Log takes settings that could not be made; nil discards them.
+	Log *slog.Logger
 }
 
 // queueLen is the transmit queue of the interface, in frames. The kernel fills it without
@@ -34,52 +30,116 @@ type Config struct {
 // container can hold, 64 MiB as it is.
 const queueLen = 1000
 
-// Configure sets up lo and the interface of the calling thread's network namespace. The caller has
-// CAP_NET_ADMIN there. An error leaves the namespace half configured; whoever made it ends it.
-func Configure(c Config) error {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := c.check(); err != nil {
-		return fmt.Errorf("configure %s: %w", c.Name, err)
-	}
-	h, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
+// Configure sets up lo, links, whose interfaces exist, and routes. An error leaves the namespace half
+// configured; whoever made it ends it.
+func (n Namespace) Configure(links []plumb.Link, routes plumb.Routes) error {
+	h, err := open()
 	if err != nil {
-		return fmt.Errorf("configure %s: open netlink: %w", c.Name, err)
+		return fmt.Errorf("configure namespace: %w", err)
 	}
 	defer h.Close()
-	link, err := h.LinkByName(c.Name)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", c.Name, err)
+	if len(links) > 0 {
+		n.sysctls()
 	}
-	sysctls(c)
+	if err := loopback(h); err != nil {
+		return fmt.Errorf("configure namespace: %w", err)
+	}
+	for _, l := range links {
+		if err := n.plug(h, l); err != nil {
+			return err
+		}
+	}
+	return setRoutes(h, plumb.Routes{}, routes)
+}
+
+// Plug sets up the interface of l, which exists. After an error the caller removes it.
+func (n Namespace) Plug(l plumb.Link) error {
+	h, err := open()
+	if err != nil {
+		return fmt.Errorf("configure %s: %w", l.Name, err)
+	}
+	defer h.Close()
+	return n.plug(h, l)
+}
+
+// Unplug removes the TAP called name, and with it its addresses and routes. One that is gone is no error, and
+// an interface of another kind, which the container made under that name, is left alone.
+func (n Namespace) Unplug(name string) error {
+	h, err := open()
+	if err != nil {
+		return fmt.Errorf("remove interface %s: %w", name, err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil && link.Type() == "tuntap" {
+		err = h.LinkDel(link)
+	}
+	// The last descriptor of the TAP may be closed at this very moment.
+	if err != nil && !errors.Is(err, syscall.ENODEV) {
+		return fmt.Errorf("remove interface %s: %w", name, err)
+	}
+	return nil
+}
+
+func open() (*netlink.Handle, error) {
+	h, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return h, nil
+}
+
+func (n Namespace) log() *slog.Logger {
+	if n.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return n.Log
+}
+
+func (n Namespace) plug(h *netlink.Handle, l plumb.Link) error {
+	if err := check(l); err != nil {
+		return fmt.Errorf("configure %s: %w", l.Name, err)
+	}
+	link, err := h.LinkByName(l.Name)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", l.Name, err)
+	}
+	n.linkSysctls(l)
 	steps := []func() error{
-		func() error { return loopback(h) },
-		func() error { return linkUp(h, link, c) },
-		func() error { return c.family(h, link, c.Addr4, c.Gateway4) },
-		func() error { return c.family(h, link, c.Addr6, c.Gateway6) },
+		func() error { return n.forwarding(link) },
+		func() error { return userSysctls(l.Sysctls) },
+		func() error { return linkUp(h, link, l) },
+		func() error { return addresses(h, link, l) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return fmt.Errorf("configure %s: %w", c.Name, err)
+			return fmt.Errorf("configure %s: %w", l.Name, err)
 		}
 	}
 	return nil
 }
 
-func (c *Config) check() error {
+// check refuses what would be understood otherwise than it is meant.
+func check(l plumb.Link) error {
 	for _, f := range []struct {
 		addr netip.Prefix
-		gw   netip.Addr
 		v4   bool
-	}{{c.Addr4, c.Gateway4, true}, {c.Addr6, c.Gateway6, false}} {
-		switch {
-		case f.addr.IsValid() && f.addr.Addr().Is4() != f.v4:
+	}{{l.Addr4, true}, {l.Addr6, false}} {
+		if f.addr.IsValid() && f.addr.Addr().Is4() != f.v4 {
 			return fmt.Errorf("address %v is of the other family", f.addr)
-		case f.gw.IsValid() && f.gw.Is4() != f.v4:
-			return fmt.Errorf("gateway %v is of the other family", f.gw)
-		case f.gw.IsValid() && !f.addr.IsValid():
-			return fmt.Errorf("gateway %v without an address of its family", f.gw)
+		}
+	}
+	for _, a := range l.LinkLocal {
+		if !a.IsValid() || !a.Addr().IsLinkLocalUnicast() {
+			return fmt.Errorf("address %v is not link-local; use one of 169.254.0.0/16 or fe80::/64", a)
+		}
+	}
+	for name := range l.Sysctls {
+		if _, err := sysctlPath(name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -96,16 +156,16 @@ func loopback(h *netlink.Handle) error {
 	return nil
 }
 
-func linkUp(h *netlink.Handle, link netlink.Link, c Config) error {
+func linkUp(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
 	a := link.Attrs()
-	if c.MTU != 0 && c.MTU != a.MTU {
-		if err := h.LinkSetMTU(link, c.MTU); err != nil {
-			return fmt.Errorf("set MTU to %d: %w", c.MTU, err)
+	if l.MTU != 0 && l.MTU != a.MTU {
+		if err := h.LinkSetMTU(link, l.MTU); err != nil {
+			return fmt.Errorf("set MTU to %d: %w", l.MTU, err)
 		}
 	}
-	if !c.MAC.IsZero() && c.MAC.String() != a.HardwareAddr.String() {
-		if err := h.LinkSetHardwareAddr(link, c.MAC[:]); err != nil {
-			return fmt.Errorf("set MAC address to %v: %w", c.MAC, err)
+	if !l.MAC.IsZero() && l.MAC.String() != a.HardwareAddr.String() {
+		if err := h.LinkSetHardwareAddr(link, l.MAC[:]); err != nil {
+			return fmt.Errorf("set MAC address to %v: %w", l.MAC, err)
 		}
 	}
 	if a.TxQLen != queueLen {
@@ -119,55 +179,54 @@ func linkUp(h *netlink.Handle, link netlink.Link, c Config) error {
 	return nil
 }
 
-// family adds the address and routes of one family.
-func (c *Config) family(h *netlink.Handle, link netlink.Link, addr netip.Prefix, gw netip.Addr) error {
-	if !addr.IsValid() {
-		return nil
-	}
-	na := &netlink.Addr{IPNet: ipNet(addr)}
-	if addr.Addr().Is6() {
-		na.Flags = syscall.IFA_F_NODAD
-	}
-	if err := h.AddrAdd(link, na); err != nil {
-		return fmt.Errorf("add address %v: %w", addr, err)
-	}
-	if !gw.IsValid() {
-		return nil
-	}
-	index := link.Attrs().Index
-	if !addr.Contains(gw) {
-		// A gateway outside the subnet is reached by a host route on the link first.
-		host := netip.PrefixFrom(gw, gw.BitLen())
-		if err := h.RouteAdd(&netlink.Route{LinkIndex: index, Dst: ipNet(host), Scope: netlink.SCOPE_LINK}); err != nil {
-			return fmt.Errorf("add route to %v: %w", host, err)
+// addresses adds those of l; the routes to their subnets come with them.
+func addresses(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
+	for _, addr := range append([]netip.Prefix{l.Addr4, l.Addr6}, l.LinkLocal...) {
+		if !addr.IsValid() {
+			continue
 		}
-	}
-	routes := []netip.Prefix{netip.PrefixFrom(unspecified(gw), 0)}
-	for _, r := range c.Routes {
-		if r.Addr().Is4() == gw.Is4() {
-			routes = append(routes, r)
+		na := &netlink.Addr{IPNet: ipNet(addr)}
+		if addr.Addr().Is6() {
+			na.Flags = syscall.IFA_F_NODAD
 		}
-	}
-	for _, r := range routes {
-		route := &netlink.Route{LinkIndex: index, Dst: ipNet(r.Masked()), Gw: gw.AsSlice(), Scope: netlink.SCOPE_UNIVERSE}
-		if err := h.RouteAdd(route); err != nil {
-			if errors.Is(err, os.ErrExist) {
-				return fmt.Errorf("add route to %v: another one exists already", r)
-			}
-			return fmt.Errorf("add route to %v by %v: %w", r, gw, err)
+		if err := h.AddrAdd(link, na); err != nil {
+			return fmt.Errorf("add address %v: %w", addr, err)
 		}
 	}
 	return nil
 }
 
-func unspecified(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
+// hasIPv6 reports whether l speaks IPv6.
+func hasIPv6(l plumb.Link) bool {
+	for _, a := range l.LinkLocal {
+		if a.Addr().Is6() {
+			return true
+		}
 	}
-	return netip.IPv6Unspecified()
+	return l.Addr6.IsValid()
+}
+
+// forwarding switches off in IPv4 what the kernel copies from the host into new namespaces: a host that
+// forwards, as those of container engines do, would have each sandbox of two Networks be a router between them.
+func (n Namespace) forwarding(link netlink.Link) error {
+	if !n.Own {
+		return nil
+	}
+	if err := setDevconf(link, devconfForwarding, 0); err != nil {
+		return fmt.Errorf("switch forwarding off: %w", err)
+	}
+	return nil
 }
 
 // ipNet is p as the netlink package wants it: the address with its host bits.
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// readOnly adds to err what to do where the settings of the kernel are mounted read-only.
+func readOnly(err error) error {
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; is /proc/sys read-only in here?", err)
+	}
+	return err
 }

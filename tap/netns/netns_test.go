@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/stack/l2"
 )
 
@@ -63,18 +64,45 @@ func TestGroupRange(t *testing.T) {
 }
 
 func TestConfigureRefuses(t *testing.T) {
-	p, a := netip.MustParsePrefix, netip.MustParseAddr
-	for want, c := range map[string]Config{
-		"configure eth0: address fd00::1/64 is of the other family":         {Addr4: p("fd00::1/64")},
-		"configure eth0: gateway 10.0.2.2 is of the other family":           {Addr6: p("fd00::1/64"), Gateway6: a("10.0.2.2")},
-		"configure eth0: gateway 10.0.2.2 without an address of its family": {Gateway4: a("10.0.2.2"), Addr6: p("fd00::1/64")},
-		"find interface absent0: Link not found":                            {Name: "absent0", MAC: l2.MAC{2}},
+	p := netip.MustParsePrefix
+	for want, l := range map[string]plumb.Link{
+		"configure eth0: address fd00::1/64 is of the other family":                                     {Addr4: p("fd00::1/64")},
+		"configure eth0: address 10.0.2.1/24 is not link-local; use one of 169.254.0.0/16 or fe80::/64": {LinkLocal: []netip.Prefix{p("10.0.2.1/24")}},
+		"find interface absent0: Link not found":                                                        {Name: "absent0", MAC: l2.MAC{2}},
 	} {
-		if c.Name == "" {
-			c.Name = "eth0"
+		if l.Name == "" {
+			l.Name = "eth0"
 		}
-		if err := Configure(c); err == nil || err.Error() != want {
+		if err := (Namespace{}).Plug(l); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// FuzzSysctlPath: whatever a setting is called, only those of a network namespace are written.
+func FuzzSysctlPath(f *testing.F) {
+	for _, s := range []string{"net.ipv4.conf.eth0.log_martians", "net/ipv4/conf/eth0.1/forwarding", "net..x", "net./../kernel/core_pattern",
+		"kernel.core_pattern", "net", "", "net.ipv4/../../kernel", "net/ipv4/../../kernel/core_pattern"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		path, err := sysctlPath(name)
+		if err == nil && (filepath.Clean(path) != path || !strings.HasPrefix(path, "/proc/sys/net/")) {
+			t.Errorf("%q leads to %q", name, path)
+		}
+	})
+}
+
+func TestSysctlPath(t *testing.T) {
+	for name, want := range map[string]string{
+		"net.ipv4.conf.eth0.log_martians": "/proc/sys/net/ipv4/conf/eth0/log_martians",
+		"net.ipv4.conf.eth0/5.forwarding": "/proc/sys/net/ipv4/conf/eth0.5/forwarding",
+		"net/ipv4/conf/eth0.5/forwarding": "/proc/sys/net/ipv4/conf/eth0.5/forwarding",
+		"kernel.core_pattern":             "", "net": "", "": "", "net.": "", "network.x": "", "net/../kernel/core_pattern": "",
+		"net.//.kernel": "",
+	} {
+		if got, err := sysctlPath(name); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v, want %q", name, got, err, want)
 		}
 	}
 }

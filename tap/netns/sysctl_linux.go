@@ -5,41 +5,88 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
+
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
-// sysctls makes the settings of the namespace that only /proc/sys has. Each is a comfort: where
-// /proc/sys is read-only, as in many containers, the network works without, so a failure is a log
-// line.
-//
-// They are written before the interface goes up, because accept_dad counts at that moment.
-func sysctls(c Config) {
-	set := func(path, value string) {
-		if err := write(path, value); err != nil {
-			c.Log.Warn("sysctl not set", "path", path, "value", value, "err", err)
-		}
-	}
+// Settings that only /proc/sys has. Each of ours is a comfort: where /proc/sys is read-only, as in many
+// containers, the network works without, so a failure is a log line. What the user asked for by its
+// name is made, or is an error.
+
+// sysctls makes those of the namespace.
+func (n Namespace) sysctls() {
 	// As Docker sets them: the namespace belongs to its user, so there is nobody to protect low
 	// ports from, and ping works without a capability.
-	set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+	n.set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
 	if err := pingGroups(); err != nil {
-		c.Log.Warn("sysctl not set", "path", pingPath, "err", err)
+		n.log().Warn("sysctl not set", "path", pingPath, "err", err)
 	}
+}
+
+// linkSysctls makes those of an interface. They are written before it goes up, because accept_dad
+// counts at that moment.
+func (n Namespace) linkSysctls(l plumb.Link) {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
 		return // a kernel without IPv6
 	}
-	conf := "/proc/sys/net/ipv6/conf/" + c.Name + "/"
-	if !c.Addr6.IsValid() {
-		set(conf+"disable_ipv6", "1")
+	conf := "/proc/sys/net/ipv6/conf/" + l.Name + "/"
+	if !hasIPv6(l) {
+		n.set(conf+"disable_ipv6", "1")
 		return
 	}
 	// Addresses and routes are ours: no second address from the gateway's advertisements (they are
 	// for guests that configure themselves), no temporary ones (accept_ra covers both), and the
 	// link-local address usable from the first packet rather than after a second of DAD.
-	set(conf+"disable_ipv6", "0") // a host with default.disable_ipv6=1 passes it on
-	set(conf+"accept_ra", "0")
-	set(conf+"autoconf", "0")
-	set(conf+"accept_dad", "0")
+	n.set(conf+"disable_ipv6", "0") // a host with default.disable_ipv6=1 passes it on
+	n.set(conf+"accept_ra", "0")
+	n.set(conf+"autoconf", "0")
+	n.set(conf+"accept_dad", "0")
+	if n.Own {
+		n.set(conf+"forwarding", "0") // a host may pass that on, too
+	}
+}
+
+func (n Namespace) set(path, value string) {
+	if err := write(path, value); err != nil {
+		n.log().Warn("sysctl not set", "path", path, "value", value, "err", err)
+	}
+}
+
+// userSysctls makes settings by their names.
+func userSysctls(settings map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		path, err := sysctlPath(name)
+		if err != nil {
+			return err
+		}
+		if err := write(path, settings[name]); err != nil {
+			return readOnly(fmt.Errorf("set sysctl %s to %q: %w", name, settings[name], err))
+		}
+	}
+	return nil
+}
+
+// sysctlPath is the file of a setting. As in sysctl(8), dots and slashes change places when the first of
+// either is a dot, so that the name of an interface can have dots.
+func sysctlPath(name string) (string, error) {
+	path := name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	parts := strings.Split(path, "/")
+	if len(parts) < 2 || parts[0] != "net" {
+		return "", fmt.Errorf("set sysctl %q: it is not one of a network namespace; its name begins with net", name)
+	}
+	for _, p := range parts {
+		if p == "" || p == "." || p == ".." || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return "", fmt.Errorf("set sysctl %q: it is not the name of one; want one such as net.ipv4.conf.eth0.log_martians", name)
+		}
+	}
+	return "/proc/sys/" + path, nil
 }
 
 const pingPath = "/proc/sys/net/ipv4/ping_group_range"

@@ -1,0 +1,97 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/tap"
+	"github.com/usernet/usernet/tap/netns"
+)
+
+// What init, and the helper of an attached namespace, do to the network namespace they are in.
+
+// makeNetwork makes lo, the interfaces and the routes. Each TAP goes to the shim as early as possible.
+func makeNetwork(c *conn, ns netns.Namespace, links []plumb.Link, routes plumb.Routes) error {
+	if len(links) == 0 && routes == (plumb.Routes{}) {
+		return loopbackUp()
+	}
+	for _, l := range links {
+		f, info, err := tap.Create(l.Name, l.MTU, l.MAC)
+		if err != nil {
+			return err
+		}
+		// The interface lives as long as any duplicate of its descriptor; this one outlasts the set-up.
+		defer f.Close()
+		if err := c.send(message{Kind: kindTAP, Endpoint: l.EndpointID, Info: &info, file: f}); err != nil {
+			return err
+		}
+	}
+	return ns.Configure(links, routes)
+}
+
+// loopbackUp brings up lo, the whole network of a sandbox without one.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
+	ifr.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
+	}
+	return nil
+}
+
+// answer makes the change of m and tells the shim; setFiles is for those of files. An error says that the
+// shim could not be told.
+func answer(c *conn, ns netns.Namespace, m message, setFiles func([]plumb.File) error) error {
+	reply := message{Kind: kindChanged, ID: m.ID}
+	f, info, err := makeChange(ns, m.Change, setFiles)
+	if err != nil {
+		reply.Error = err.Error()
+	}
+	if f != nil {
+		defer f.Close()
+		reply.Info, reply.file = &info, f
+	}
+	return c.send(reply)
+}
+
+// makeChange returns the TAP that a change makes, or nil.
+func makeChange(ns netns.Namespace, ch *change, setFiles func([]plumb.File) error) (*os.File, tap.Info, error) {
+	switch {
+	case ch == nil:
+		return nil, tap.Info{}, errors.New("message change is empty")
+	case ch.Plug != nil:
+		return plug(ns, *ch.Plug)
+	case ch.Unplug != "":
+		return nil, tap.Info{}, ns.Unplug(ch.Unplug)
+	case ch.Routes != nil:
+		return nil, tap.Info{}, ns.SetRoutes(ch.Routes.Was, ch.Routes.Want)
+	case len(ch.Files) > 0:
+		return nil, tap.Info{}, setFiles(ch.Files)
+	}
+	return nil, tap.Info{}, errors.New("message change asks for nothing")
+}
+
+// plug makes an interface; after an error there is none.
+func plug(ns netns.Namespace, l plumb.Link) (*os.File, tap.Info, error) {
+	f, info, err := tap.Create(l.Name, l.MTU, l.MAC)
+	if err != nil {
+		return nil, tap.Info{}, err
+	}
+	if err := ns.Plug(l); err != nil {
+		f.Close()
+		return nil, tap.Info{}, err
+	}
+	return f, info, nil
+}
