@@ -25,7 +25,7 @@ type Backend interface {
 	// NetworkPrune removes the Networks that match and that nothing uses, and returns their names.
 	NetworkPrune(ctx context.Context, match func(network.Inspect) bool) ([]string, error)
 
-	// Containers returns those that run, the newest first.
+	// Containers returns those that run or are about to, the newest first.
 	Containers(ctx context.Context) ([]container.Summary, error)
 	Container(ctx context.Context, ref string) (container.InspectResponse, error)
 	// ContainerKill sends a signal; with SIGKILL it returns when the container is gone.

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"syscall"
 	"time"
+
+	"github.com/moby/moby/api/types/container"
 )
 
 func (s *server) containerList(w http.ResponseWriter, r *http.Request) error {
@@ -25,12 +27,14 @@ func (s *server) containerList(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v := versionOf(r.Context())
+	// Who asks for a state, or for the newest so many, means those that do not run too.
+	everyState := flag(r, "all") || limited && limit > 0 || len(f["status"]) > 0
 	list := []any{} // never null
 	for _, c := range all {
 		if limited && limit > 0 && len(list) == limit {
 			break
 		}
-		if match(c) {
+		if match(c) && (everyState || c.State == container.StateRunning) {
 			list = append(list, v.listedContainer(c))
 		}
 	}

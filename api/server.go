@@ -90,6 +90,8 @@ func (s *server) routes() {
 		"POST /containers/{id}/{action}": elsewhere(""),
 		"GET /containers/{id}/{what}":    elsewhere(""),
 		"POST /images/create":            elsewhere(`usernet run --network NAME -- COMMAND`),
+		"GET /images/json":               empty([]any{}),
+		"GET /volumes":                   empty(struct{ Volumes, Warnings []any }{Volumes: []any{}}),
 		"GET /images/{id}/json":          absent("No such image: %s"),
 		"GET /volumes/{id}":              absent("get %s: no such volume"),
 		"GET /plugins/{id}/json":         absent("plugin %q not found"),
@@ -222,5 +224,13 @@ func elsewhere(command string) handler {
 func absent(format string) handler {
 	return func(_ http.ResponseWriter, r *http.Request) error {
 		return fault.New(fault.NotFound, format, r.PathValue("id"))
+	}
+}
+
+// empty answers lists of objects of which there are none.
+func empty(list any) handler {
+	return func(w http.ResponseWriter, _ *http.Request) error {
+		answer(w, http.StatusOK, list)
+		return nil
 	}
 }

@@ -69,6 +69,9 @@ func inspected(n cnm.NetworkInfo) network.Inspect {
 		},
 		Containers: make(map[string]network.EndpointResource, len(n.Endpoints)),
 	}
+	if len(n.Subnets) > 0 && n.Name != network.NetworkBridge {
+		i.IPAM.Options = orEmpty(i.IPAM.Options) // the predefined ones have null
+	}
 	if i.Scope == "" {
 		i.Scope = string(cnm.ScopeLocal)
 	}
