@@ -1,0 +1,249 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/cnm"
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/stack/spec"
+	"github.com/usernet/usernet/tap"
+)
+
+const (
+	// MaxSandboxes bounds the connections; each takes a descriptor here, and one more per TAP and socket.
+	MaxSandboxes = 8192
+	// helloTimeout is how long a connection may take to begin.
+	helloTimeout = 10 * time.Second
+	// joinTimeout bounds a join or rejoin; thousands of sockets take seconds.
+	joinTimeout = 30 * time.Second
+	// goodbyeTimeout bounds what a daemon that ends says to all at once.
+	goodbyeTimeout = time.Second
+	// acceptPause is how long to wait when no descriptor is left for another connection.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Controller is what stands behind the socket; Of makes one of a *cnm.Controller.
+type Controller interface {
+	Join(ctx context.Context, s cnm.SandboxConfig, ns cnm.Namespace) (Sandbox, cnm.Joined, error)
+	// Rejoin owns the sockets of ls when it succeeds.
+	Rejoin(ctx context.Context, s cnm.SandboxConfig, r cnm.Rejoin, ls []portfwd.Listener, ns cnm.Namespace) (Sandbox, error)
+	// Endpoints returns those of a sandbox, none when there is no such sandbox.
+	Endpoints(sandbox string) []cnm.EndpointInfo
+	Subscribe(f func(cnm.Event)) (cancel func())
+}
+
+// Sandbox is a *cnm.Sandbox.
+type Sandbox interface {
+	Attach(endpointID string, dev *os.File, info tap.Info) error
+	Started(pid int)
+	Publish(specs []portfwd.Spec) ([]portfwd.Spec, error)
+	Unpublish(specs []portfwd.Spec) error
+	Ports() []portfwd.Spec
+	Stats(ctx context.Context) (spec.Stats, error)
+	Close() error
+}
+
+// Of makes a Controller of c.
+func Of(c *cnm.Controller) Controller { return controller{c} }
+
+type controller struct{ *cnm.Controller }
+
+func (c controller) Join(ctx context.Context, s cnm.SandboxConfig, ns cnm.Namespace) (Sandbox, cnm.Joined, error) {
+	sb, j, err := c.Controller.Join(ctx, s, ns)
+	if err != nil {
+		return nil, j, err // not a nil *cnm.Sandbox in an interface
+	}
+	return sb, j, nil
+}
+
+func (c controller) Rejoin(ctx context.Context, s cnm.SandboxConfig, r cnm.Rejoin, ls []portfwd.Listener, ns cnm.Namespace) (Sandbox, error) {
+	sb, err := c.Controller.Rejoin(ctx, s, r, ls, ns)
+	if err != nil {
+		return nil, err
+	}
+	return sb, nil
+}
+
+func (c controller) Endpoints(sandbox string) []cnm.EndpointInfo {
+	s, err := c.Sandbox(sandbox)
+	if err != nil {
+		return nil
+	}
+	return s.Endpoints
+}
+
+// ServerOptions are what a Server may be given.
+type ServerOptions struct {
+	// Log takes joins, ends and broken connections; nil discards them.
+	Log *slog.Logger
+	// Changed, when not nil, is told how many connections there are. It must not block.
+	Changed func(connections int)
+}
+
+// Server is the daemon's side.
+type Server struct {
+	ctl     Controller
+	log     *slog.Logger
+	changed func(int)
+	stop    func() // ends the subscription
+
+	// mu guards what follows; only changed is called while it is held.
+	mu       sync.Mutex
+	closing  bool
+	sessions map[*session]struct{}
+	names    map[string]*session // by the sandbox's id
+
+	wg sync.WaitGroup // of sessions
+}
+
+// NewServer makes a Server. Shutdown ends it.
+func NewServer(c Controller, o ServerOptions) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Changed == nil {
+		o.Changed = func(int) {}
+	}
+	s := &Server{
+		ctl: c, log: o.Log, changed: o.Changed,
+		sessions: make(map[*session]struct{}), names: make(map[string]*session),
+	}
+	s.stop = c.Subscribe(s.event)
+	return s
+}
+
+// Serve accepts connections until l is closed, which is no error.
+func (s *Server) Serve(l *net.UnixListener) error {
+	for {
+		c, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+			s.accept(c)
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			// Without descriptors for a moment, a daemon is no daemon to give up.
+			s.log.Warn("join socket", "err", err)
+			time.Sleep(acceptPause)
+		}
+	}
+}
+
+// accept begins a session, or refuses it.
+func (s *Server) accept(c *net.UnixConn) {
+	uid, pid, err := peer(c)
+	if err == nil && uid != os.Geteuid() {
+		// Root too: who is root can become this user.
+		err = fmt.Errorf("user %d is not user %d", uid, os.Geteuid())
+	}
+	if err == nil {
+		err = s.begin(c, pid)
+	}
+	if err != nil {
+		s.log.Warn("connection refused", "pid", pid, "err", err)
+		c.Close()
+	}
+}
+
+func (s *Server) begin(c *net.UnixConn, pid int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return errors.New("the daemon ends")
+	}
+	if len(s.sessions) >= MaxSandboxes {
+		return fmt.Errorf("there are %d sandboxes, as many as may be", MaxSandboxes)
+	}
+	ss, err := newSession(s, c, pid)
+	if err != nil {
+		return err
+	}
+	s.sessions[ss] = struct{}{}
+	s.changed(len(s.sessions))
+	s.wg.Go(func() {
+		ss.run()
+		s.end(ss)
+	})
+	return nil
+}
+
+func (s *Server) end(ss *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, ss)
+	s.unnameLocked(ss)
+	s.changed(len(s.sessions))
+}
+
+// name says which sandbox a session is, so that events find it.
+func (s *Server) name(ss *session, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names[id] != nil {
+		return fmt.Errorf("sandbox %s is here already", id)
+	}
+	ss.id = id
+	s.names[id] = ss
+	return nil
+}
+
+// unname gives the id of a sandbox that has left back.
+func (s *Server) unname(ss *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unnameLocked(ss)
+}
+
+func (s *Server) unnameLocked(ss *session) {
+	if s.names[ss.id] == ss {
+		delete(s.names, ss.id)
+	}
+}
+
+// event tells a session that its legs changed.
+func (s *Server) event(e cnm.Event) {
+	if e.Type != "network" || e.Action != "connect" && e.Action != "disconnect" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ss := s.names[e.Attributes["container"]]; ss != nil {
+		select {
+		case ss.legs <- struct{}{}:
+		default: // it is told already
+		}
+	}
+}
+
+// ending reports whether sandboxes should outlive their connections.
+func (s *Server) ending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// Shutdown says goodbye to all shims, ends their connections and waits. Their sandboxes are not closed: they
+// rejoin the next daemon. The listener is the caller's to close first.
+func (s *Server) Shutdown(reason string) {
+	s.mu.Lock()
+	s.closing = true
+	all := make([]*session, 0, len(s.sessions))
+	for ss := range s.sessions {
+		all = append(all, ss)
+	}
+	s.mu.Unlock()
+	s.stop()
+	var wg sync.WaitGroup
+	for _, ss := range all {
+		wg.Go(func() { ss.goodbye(reason) })
+	}
+	wg.Wait()
+	s.wg.Wait()
+}
