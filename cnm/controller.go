@@ -2,80 +2,153 @@ package cnm
 
 import (
 	"context"
-	"os"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
 
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/spec"
-	"github.com/usernet/usernet/tap"
+	"github.com/usernet/usernet/cnm/driver"
+	"github.com/usernet/usernet/cnm/ipam"
 )
 
-// Controller owns the Networks of one user.
-type Controller struct{}
+// Config is what a Controller is made of. Store, Datapath, Drivers and IPAM are needed; the rest may be left
+// out.
+type Config struct {
+	// Store and Datapath stay the caller's; they outlive the Controller.
+	Store    Store
+	Datapath Datapath
+	// Drivers are the network drivers, bridge, host and null at least; IPAM are the address drivers, default
+	// and null at least.
+	Drivers *driver.Registry
+	IPAM    ipam.Drivers
 
-// Create makes a Network and returns its id and a warning.
-func (c *Controller) Create(ctx context.Context, n NetworkConfig) (id, warning string, err error) {
-	panic("cnm")
+	// Bridge is the default bridge, made anew at each start unless sandboxes live on it.
+	Bridge DefaultBridge
+	// HostIP is what published ports are bound to in Networks that do not say; the zero Addr means all
+	// addresses.
+	HostIP netip.Addr
+	// NetworkOptions are options of new Networks by driver, where the request does not give them.
+	NetworkOptions map[string]map[string]string
+	DNS            DNS
+	// ResolvConf is the host's file; empty means /etc/resolv.conf.
+	ResolvConf string
+	// HostGateway is what host-gateway and host.docker.internal stand for; nil, or an invalid Addr, means the
+	// default bridge's gateway.
+	HostGateway func() netip.Addr
+	// LinkVariables sets the variables of legacy links also without the profile 20.10.
+	LinkVariables bool
+	Profile       Profile
+
+	// Alive reports whether a sandbox lives, by its id; nil means that none outlived the last Controller.
+	Alive func(sandboxID string) bool
+	Log   *slog.Logger     // nil discards
+	Now   func() time.Time // nil means time.Now
 }
 
-// Remove removes the Network that ref names: its id, its name, or the prefix of its id.
-func (c *Controller) Remove(ctx context.Context, ref string) error { panic("cnm") }
-
-// Prune removes the Networks that keep lets go of and nobody uses, and returns their names.
-func (c *Controller) Prune(ctx context.Context, match func(NetworkInfo) bool) ([]string, error) {
-	panic("cnm")
+// DefaultBridge are the settings of the Network called bridge, in the words of Docker's daemon.
+type DefaultBridge struct {
+	BIP, BIP6             netip.Prefix // the gateway's address with the length of the subnet
+	FixedCIDR, FixedCIDR6 netip.Prefix // what containers' addresses are taken from
+	Gateway4, Gateway6    netip.Addr   // another default gateway than BIP
+	IPv6                  bool
+	MTU                   int   // 0 means 1500
+	ICC, Masquerade       *bool // nil means true
 }
 
-// Network finds a Network.
-func (c *Controller) Network(ref string) (NetworkInfo, error) { panic("cnm") }
-
-// Networks returns all, by name.
-func (c *Controller) Networks() []NetworkInfo { panic("cnm") }
-
-// Connect gives a running sandbox another leg.
-func (c *Controller) Connect(ctx context.Context, sandbox string, e EndpointConfig) error {
-	panic("cnm")
+// Store is where Networks and leases are kept: JSON by bucket and key. What returned without an error is on disk.
+type Store interface {
+	Put(bucket, key string, v any) error
+	Delete(bucket, key string) error
+	Each(bucket string, f func(key string, raw []byte) error) error
 }
 
-// Disconnect takes one away. With force it also removes the Endpoint of a sandbox that has vanished.
-func (c *Controller) Disconnect(ctx context.Context, network, sandbox string, force bool) error {
-	panic("cnm")
+// Controller owns the Networks of one user. Its methods are safe for concurrent use.
+type Controller struct {
+	cfg    Config
+	log    *slog.Logger
+	ports  portTable
+	events events
+
+	// ctx ends with Close, and with it the goroutines that wg counts.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	// failpoint is nil but in tests: it is told each step before it is taken, and may refuse it.
+	failpoint func(step string) error
+
+	// mu guards what follows and whatever says so elsewhere. It is the last lock but those of the address
+	// drivers and events, and nothing that can block is called while it is held.
+	mu        sync.Mutex
+	networks  map[string]*network // by id
+	names     map[string]*network // by name
+	sandboxes map[string]*Sandbox // by id
+	dns       DNS
+	pruning   bool
+	closing   bool
 }
 
-// Sandbox finds a sandbox by id, name, or prefix of its id.
-func (c *Controller) Sandbox(ref string) (SandboxInfo, error) { panic("cnm") }
-
-// Sandboxes returns all, the newest first.
-func (c *Controller) Sandboxes() []SandboxInfo { panic("cnm") }
-
-// Subscribe has f called for every Event until cancel is called. f must not block.
-func (c *Controller) Subscribe(f func(Event)) (cancel func()) { panic("cnm") }
-
-// Join gives a sandbox that is about to start its Endpoints, addresses and ports. Its Links then come to be
-// by Attach.
-func (c *Controller) Join(ctx context.Context, s SandboxConfig, ns Namespace) (*Sandbox, Joined, error) {
-	panic("cnm")
+// New restores the Networks of the store, makes those that are always there, and sets the leases of living
+// sandboxes aside until they Rejoin.
+func New(cfg Config) (*Controller, error) {
+	if cfg.Store == nil || cfg.Datapath == nil || cfg.Drivers == nil || cfg.IPAM == nil {
+		return nil, errors.New("make network controller: the store, the datapath or a driver registry is missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Alive == nil {
+		cfg.Alive = func(string) bool { return false }
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
+	}
+	c := &Controller{
+		cfg: cfg, log: cfg.Log, dns: cfg.DNS,
+		networks: make(map[string]*network), names: make(map[string]*network), sandboxes: make(map[string]*Sandbox),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if err := c.restore(); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	c.wg.Go(c.watchOrphans)
+	return c, nil
 }
 
-// Rejoin takes over a sandbox that outlived an earlier Controller. ls are the sockets its shim kept.
-func (c *Controller) Rejoin(ctx context.Context, s SandboxConfig, r Rejoin, ls []portfwd.Listener, ns Namespace) (*Sandbox, error) {
-	panic("cnm")
+// Reload takes over settings that can change while sandboxes live; they count for those that join from now
+// on.
+func (c *Controller) Reload(dns DNS) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dns = dns
 }
 
-// Sandbox is a container's network namespace with its Endpoints.
-type Sandbox struct{}
+// Close ends what the Controller does on its own and waits for it. Sandboxes live on, and so do their leases:
+// another Controller takes them over with Rejoin. Sockets of published ports are closed; the shims have theirs.
+func (c *Controller) Close() error {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.cancel()
+	c.wg.Wait()
+	c.mu.Lock()
+	sandboxes := c.sandboxesLocked()
+	c.mu.Unlock()
+	for _, sb := range sandboxes {
+		c.ports.release(sb.abandon())
+	}
+	return nil
+}
 
-// Attach hands over the TAP of a Link of Joined; the file stays the caller's.
-func (s *Sandbox) Attach(endpointID string, dev *os.File, info tap.Info) error { panic("cnm") }
-
-// Started says that the command runs; pid is a process in the sandbox's namespaces.
-func (s *Sandbox) Started(pid int) { panic("cnm") }
-
-// Publish, Unpublish, Ports and Stats are for `usernet port` and `usernet inspect`.
-func (s *Sandbox) Publish(specs []portfwd.Spec) ([]portfwd.Spec, error) { panic("cnm") }
-func (s *Sandbox) Unpublish(specs []portfwd.Spec) error                 { panic("cnm") }
-func (s *Sandbox) Ports() []portfwd.Spec                                { panic("cnm") }
-func (s *Sandbox) Stats(ctx context.Context) (spec.Stats, error)        { panic("cnm") }
-func (s *Sandbox) Signal(ctx context.Context, signal int) error         { panic("cnm") }
-
-// Close ends its Endpoints, frees addresses, names and ports: the sandbox is gone.
-func (s *Sandbox) Close() error { panic("cnm") }
+// step is a place where tests make things go wrong.
+func (c *Controller) step(name string) error {
+	if c.failpoint == nil {
+		return nil
+	}
+	return c.failpoint(name)
+}

@@ -1,0 +1,143 @@
+package cnm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/portfwd"
+)
+
+// Rejoin takes over a sandbox that outlived an earlier Controller: its Endpoints as they are, and the sockets ls
+// that its shim kept, which are the Sandbox's from now on; on an error they stay the caller's. Then its TAPs
+// come by Attach.
+func (c *Controller) Rejoin(ctx context.Context, s SandboxConfig, r Rejoin, ls []portfwd.Listener, ns Namespace) (*Sandbox, error) {
+	sb, err := c.enter(&s, ns)
+	if err != nil {
+		return nil, err
+	}
+	if err := sb.rejoin(r, ls); err != nil {
+		sb.Close()
+		return nil, err
+	}
+	c.later(sb)
+	return sb, nil
+}
+
+func (sb *Sandbox) rejoin(r Rejoin, ls []portfwd.Listener) error {
+	if err := sb.lock(context.Background()); err != nil {
+		return err
+	}
+	defer sb.unlock()
+	c := sb.c
+	for _, e := range r.Endpoints {
+		if err := c.takeOver(sb, e); err != nil {
+			return fmt.Errorf("take over container %s: %w", sb.conf.Name, err)
+		}
+	}
+	// A leg that was going when the last daemon died has gone, but for its lease.
+	for _, ep := range c.orphans() {
+		if ep.owner == sb.conf.ID {
+			c.dropOrphan(ep)
+		}
+	}
+	sb.wantPorts()
+	if len(ls) > 0 {
+		c.ports.adopt(ls)
+		sb.setPorts(specsOf(ls), ls)
+		sb.told.keep, sb.told.kept = true, specsOf(ls)
+	}
+	if r.PID != 0 {
+		close(sb.started)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sb.pid, sb.state = r.PID, joined
+	return nil
+}
+
+// takeOver gives a sandbox one of its legs back: the orphan that waits for it, or else one made anew with the
+// same addresses.
+func (c *Controller) takeOver(sb *Sandbox, e RejoinEndpoint) (err error) {
+	ep, err := c.claimOrphan(sb, e)
+	if err != nil {
+		return err
+	}
+	var undo undo
+	defer undo.unless(&err)
+	if ep == nil {
+		if ep, err = c.remakeEndpoint(sb, e, &undo); err != nil {
+			return err
+		}
+	}
+	if _, err = ep.net.drv.Join(c.ctx, ep.net.id, ep.id, ep.owner); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(ep.net.claims, ep.name)
+	ep.net.endpoints[ep.id] = ep
+	sb.endpoints = append(sb.endpoints, ep)
+	return nil
+}
+
+// claimOrphan finds the orphan that is the leg, nil if there is none.
+func (c *Controller) claimOrphan(sb *Sandbox, e RejoinEndpoint) (*endpoint, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.networks[e.NetworkID]
+	if n == nil || n.state != active || !n.plumbed {
+		return nil, fault.New(fault.NotFound, "network %s not found", e.NetworkID)
+	}
+	ep := n.endpoints[e.Link.EndpointID]
+	switch {
+	case ep == nil:
+		return nil, nil
+	case ep.state != orphaned || ep.owner != sb.conf.ID || ep.link.Addr4 != e.Link.Addr4 || ep.link.Addr6 != e.Link.Addr6 || ep.link.MAC != e.Link.MAC:
+		return nil, fault.New(fault.Conflict, "endpoint %s in network %s is another's", shortID(ep.id), n.conf.Name)
+	}
+	ep.state, ep.sandbox = reserved, sb
+	return ep, nil
+}
+
+// remakeEndpoint makes a leg whose lease was lost.
+func (c *Controller) remakeEndpoint(sb *Sandbox, e RejoinEndpoint, undo *undo) (*endpoint, error) {
+	links, err := parseLinks(e.Config.Links)
+	if err != nil {
+		return nil, err
+	}
+	ep := &endpoint{id: e.Link.EndpointID, net: c.networks[e.NetworkID], name: sb.conf.Name, owner: sb.conf.ID,
+		conf: e.Config, links: links, link: e.Link, sandbox: sb}
+	c.mu.Lock()
+	err = c.claimLocked(ep)
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	undo.add(func() {
+		c.mu.Lock()
+		delete(ep.net.claims, ep.name)
+		c.mu.Unlock()
+	})
+	if err := c.reclaim(ep, undo); err != nil {
+		return nil, err
+	}
+	if err := c.writeLease(ep); err != nil {
+		return nil, err
+	}
+	undo.add(func() { c.dropLease(ep) })
+	return ep, nil
+}
+
+// abandon ends the Sandbox for this Controller alone: its namespaces, its leases and what its shim keeps
+// live on. It returns the sockets to close.
+func (sb *Sandbox) abandon() []portfwd.Listener {
+	sb.cancel()
+	sb.op <- struct{}{}
+	defer sb.unlock()
+	sb.c.mu.Lock()
+	defer sb.c.mu.Unlock()
+	ls := sb.bound
+	sb.state, sb.bound = closed, nil
+	return ls
+}
