@@ -20,6 +20,10 @@ func dispatch(args []string) int {
 		switch args[0] {
 		case shim.InitRole:
 			return shim.Init(args[1:])
+		case shim.JoinRole:
+			return shim.InitJoined(args[1:])
+		case shim.ExecRole:
+			return shim.ExecInside(args[1:])
 		case shim.TapRole:
 			return shim.Tap()
 		case cli.DatapathRole:

@@ -28,12 +28,12 @@ import (
 //
 // A file that is the host's own, as in a mount namespace with the host's /etc, is never written.
 
-// openBeneath opens a regular file at path below root.
-func openBeneath(root *os.File, path string, flags int) (*os.File, error) {
-	how := &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
+// toWrite resolves a path of which no part is a symbolic link.
+const toWrite = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+// openBelow opens a regular file at path below root; resolve is of openat2(2).
+func openBelow(root *os.File, path string, flags int, resolve uint64) (*os.File, error) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve}
 	fd, err := unix.Openat2(int(root.Fd()), strings.TrimLeft(path, "/"), how)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
@@ -60,7 +60,7 @@ func writeBeneath(root *os.File, files []plumb.File) error {
 		return errors.New("message change has no root")
 	}
 	for _, f := range files {
-		to, err := openBeneath(root, f.Path, os.O_WRONLY)
+		to, err := openBelow(root, f.Path, os.O_WRONLY, toWrite)
 		if err != nil {
 			return err
 		}
@@ -72,17 +72,23 @@ func writeBeneath(root *os.File, files []plumb.File) error {
 	return nil
 }
 
-// openRoot opens the root directory of a process.
-func (ns *namespaces) openRoot() (*os.File, error) {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", ns.pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+// openRoot opens the root directory of the process behind pidfd.
+func openRoot(pid, pidfd int) (*os.File, error) {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
-	if ns.ended() {
+	if ended(pidfd) {
 		f.Close()
-		return nil, fmt.Errorf("process %d: %w", ns.pid, unix.ESRCH)
+		return nil, fmt.Errorf("process %d: %w", pid, unix.ESRCH)
 	}
 	return f, nil
+}
+
+// ended reports whether the process behind pidfd has.
+func ended(pidfd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 1
 }
 
 // ownFilesRoot is the root of a container that has files of its own, else an error that says why nothing is to be
@@ -91,7 +97,7 @@ func (ns *namespaces) ownFilesRoot(files []plumb.File) (*os.File, error) {
 	if ns.pid == 0 {
 		return nil, errors.New("it was given by a path, which has no files")
 	}
-	root, err := ns.openRoot()
+	root, err := openRoot(ns.pid, ns.pidfd)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +119,7 @@ func notTheHosts(root *os.File, path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := openBeneath(root, path, os.O_RDONLY)
+	f, err := openBelow(root, path, os.O_RDONLY, toWrite)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 // The words that select a role of this package when they are the first argument of the re-executed binary.
 const (
 	InitRole = "__init" // Init
+	JoinRole = "__join" // InitJoined
+	ExecRole = "__exec" // ExecInside
 	TapRole  = "__tap"  // Tap
 )
 
@@ -76,6 +78,11 @@ type Config struct {
 	Hostname string
 	// Files are laid over files of the host, for the sandbox only.
 	Files []plumb.File
+
+	// Join, when not nil, is a process in another sandbox, whose network this one shares: its user, network
+	// and UTS namespaces, and copies of its files. Map, Network, Hostname, Files, Links and Start have
+	// no meaning then.
+	Join *Target
 
 	// Links are the interfaces of NetworkPrivate at the start, and Routes its routes.
 	Links  []plumb.Link

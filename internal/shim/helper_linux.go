@@ -37,9 +37,9 @@ var credentials = [][]string{{"--preserve-credentials"}, nil, {"--preserve-crede
 
 // run has a helper do what m asks for. talk is the shim's side of the conversation after that.
 func (ns *namespaces) run(ctx context.Context, exe string, m message, talk func(*conn) error) error {
-	nsenter, err := exec.LookPath("nsenter")
+	nsenter, err := findTool("nsenter")
 	if err != nil {
-		return fmt.Errorf("find nsenter: %w; install the package util-linux", exec.ErrNotFound)
+		return err
 	}
 	ways := credentials
 	if ns.user == nil {

@@ -43,7 +43,9 @@ type sandboxInit struct {
 
 // Init is the whole life of a sandbox's init: it sets the sandbox up as the shim at descriptor 3
 // says, runs command and returns the exit code for the process.
-func Init(command []string) int {
+func Init(command []string) int { return initMain(command, false) }
+
+func initMain(command []string, joined bool) int {
 	if len(command) == 0 {
 		command = []string{""} // is not found
 	}
@@ -55,6 +57,10 @@ func Init(command []string) int {
 		return ExitFailure
 	}
 	defer c.close()
+	if joined {
+		// A shim that is gone shows below.
+		_ = c.send(message{Kind: kindEntered})
+	}
 	s := &sandboxInit{conn: c, command: command}
 	defer func() { s.files.close() }()
 	if err := s.prepare(); err != nil {

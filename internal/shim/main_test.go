@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -29,6 +30,15 @@ const shimRole = "test-shim"
 // attachRole attaches to what the next argument describes.
 const attachRole = "test-attach"
 
+// execTestRole runs a command in a sandbox as the next argument describes.
+const execTestRole = "test-exec"
+
+// listenRole listens at an address, says "ready" and greets who comes; dialRole is one.
+const (
+	listenRole = "test-listen"
+	dialRole   = "test-dial"
+)
+
 // shellRole is a session leader that runs the rest of its arguments as a job.
 const shellRole = "test-shell"
 
@@ -37,12 +47,22 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case InitRole:
 			os.Exit(Init(os.Args[2:]))
+		case JoinRole:
+			os.Exit(InitJoined(os.Args[2:]))
+		case ExecRole:
+			os.Exit(ExecInside(os.Args[2:]))
 		case TapRole:
 			os.Exit(Tap())
 		case shimRole:
 			os.Exit(shimMain(os.Args[2]))
 		case attachRole:
 			os.Exit(attachMain(os.Args[2]))
+		case execTestRole:
+			os.Exit(execMain(os.Args[2]))
+		case listenRole:
+			os.Exit(listenMain(os.Args[2]))
+		case dialRole:
+			os.Exit(dialMain(os.Args[2]))
 		case shellRole:
 			os.Exit(shellMain(os.Args[2:]))
 		}
@@ -58,6 +78,7 @@ type testConfig struct {
 	Dir      string
 	Hostname string
 	Files    []plumb.File
+	Join     *Target
 	// FailStart and FailAttach make the network fail.
 	FailStart, FailAttach string
 	// NetworkLog is a file that notes what the shim does with the network.
@@ -72,7 +93,7 @@ func shimMain(arg string) int {
 	}
 	cfg := Config{
 		Command: tc.Command, Env: os.Environ(), Map: tc.Map, Network: tc.Network, Dir: tc.Dir,
-		Hostname: tc.Hostname, Files: tc.Files,
+		Hostname: tc.Hostname, Files: tc.Files, Join: tc.Join,
 		Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	}
 	if cfg.Map == "" {
@@ -114,6 +135,47 @@ func attachMain(arg string) int {
 	if err := Attach(context.Background(), cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return ExitCode(err)
+	}
+	return 0
+}
+
+func execMain(arg string) int {
+	var cfg ExecConfig
+	if err := json.Unmarshal([]byte(arg), &cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 99
+	}
+	cfg.Stdio = [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	err := Exec(cfg)
+	fmt.Fprintln(os.Stderr, err)
+	return ExitCode(err)
+}
+
+func listenMain(addr string) int {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("ready")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 1
+		}
+		fmt.Fprintln(c, "hello")
+		c.Close()
+	}
+}
+
+func dialMain(addr string) int {
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		_, err = io.Copy(os.Stdout, c)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return 0
 }

@@ -15,6 +15,7 @@ import (
 type kind string
 
 const (
+	kindEntered kind = "entered" // init → shim: it is in the namespaces it was to join
 	kindSetup   kind = "setup"   // shim → init: what to make
 	kindTAP     kind = "tap"     // init → shim: the TAP of a Link, with its descriptor
 	kindGo      kind = "go"      // shim → init: the network is ready, start CMD

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,16 +59,10 @@ func (ns *namespaces) open() (err error) {
 	if ns.id, err = ns.net.Stat(); err != nil {
 		return fmt.Errorf("%s: %w", ns.name, err)
 	}
-	if ns.pid != 0 && ns.ended() {
+	if ns.pid != 0 && ended(ns.pidfd) {
 		return fmt.Errorf("process %d: %w", ns.pid, unix.ESRCH)
 	}
 	return nil
-}
-
-// ended reports whether the process has.
-func (ns *namespaces) ended() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(ns.pidfd), Events: unix.POLLIN}}, 0)
-	return err == nil && n == 1
 }
 
 // reopen opens the network and the user namespace.
@@ -122,11 +115,6 @@ func openUserNamespace(path string, net *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("find the user namespace of %s: %w; it belongs to another user or to the host", net.Name(), err)
 	}
 	return os.NewFile(uintptr(fd), "user namespace"), nil
-}
-
-// hasEnded reports whether err of openNamespaces says that there is no such process.
-func hasEnded(err error) bool {
-	return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL)
 }
 
 func (ns *namespaces) close() {

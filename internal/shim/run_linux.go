@@ -50,7 +50,14 @@ func runSandbox(ctx context.Context, cfg Config, signals <-chan os.Signal) (int,
 		return ExitFailure, fmt.Errorf("become subreaper: %w", err)
 	}
 	var err error
-	if s.init, s.conn, err = startInit(&cfg); err != nil {
+	if cfg.Join != nil {
+		// The other sandbox has all that these would say.
+		cfg.Hostname, cfg.Links, cfg.Start = "", nil, nil
+		s.init, s.conn, err = join(ctx, &cfg)
+	} else {
+		s.init, s.conn, err = startInit(&cfg)
+	}
+	if err != nil {
 		return ExitFailure, err
 	}
 	code, err := s.run(ctx)
@@ -162,14 +169,15 @@ func (s *sandbox) read(messages chan<- result[message]) {
 
 // sendSetup tells init what to make. With MapAuto it maps init before.
 func (s *sandbox) sendSetup(ctx context.Context) error {
-	if s.cfg.Map == MapAuto {
+	joined := s.cfg.Join != nil
+	if s.cfg.Map == MapAuto && !joined {
 		if err := mapAuto(ctx, s.init.Pid); err != nil {
 			return fmt.Errorf("map users: %w", err)
 		}
 	}
-	set := &setup{
-		Maps: ownMaps(s.cfg.Map), Dir: s.cfg.Dir, Hostname: s.cfg.Hostname, Files: s.cfg.Files,
-		OwnNetwork: s.cfg.Network != NetworkHost, Log: s.cfg.InitLog,
+	set := &setup{Dir: s.cfg.Dir, Hostname: s.cfg.Hostname, Files: s.cfg.Files, Log: s.cfg.InitLog}
+	if !joined {
+		set.Maps, set.OwnNetwork = ownMaps(s.cfg.Map), s.cfg.Network != NetworkHost
 	}
 	if s.cfg.Network == NetworkPrivate {
 		set.Links, set.Routes = s.cfg.Links, s.cfg.Routes
