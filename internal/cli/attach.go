@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/shim"
@@ -35,7 +36,9 @@ const attachExample = `  # a container that podman made without a network
 
 // attachOptions are the flags of attach.
 type attachOptions struct {
+	legOptions
 	netOptions
+	mode          mode
 	netns, userns string
 	dev           string
 	readyFD       int
@@ -62,6 +65,9 @@ func (a *app) attachCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return failure(a.attach(cmd.Context(), o))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -75,6 +81,7 @@ func (a *app) attachCommand() *cobra.Command {
 	o.dev = "eth0"
 	fs.IntVar(&o.readyFD, "ready-fd", -1, "Descriptor `N` to write \"1\" to when the network works")
 	addNetFlags(fs, &o.netOptions)
+	a.addLegFlags(cmd, &o.legOptions, "Network to be in: private (default) or the name of one, with fields as in run")
 	a.completeFlags(cmd)
 	return cmd
 }
@@ -93,32 +100,56 @@ func parseInterface(s string) (string, error) {
 	return s, nil
 }
 
-// attach serves a namespace to its end.
-func (a *app) attach(ctx context.Context, o *attachOptions) error {
-	if err := o.checkHost(); err != nil {
+// check refuses what cannot be before anything is made.
+func (o *attachOptions) check(fs *pflag.FlagSet) (err error) {
+	if o.mode, _, err = o.settle(&o.netOptions); err != nil {
 		return err
 	}
+	if o.mode != modePrivate && o.mode != modeNamed {
+		return usagef("--network %s: there is nothing to attach; use private or the name of a network", o.networks[0].Network)
+	}
+	if err := checkForeign(fs, o.mode); err != nil {
+		return err
+	}
+	if o.mode == modeNamed && fs.Changed("interface") {
+		return usagef("--interface: the network names its interfaces; make one with: " +
+			"usernet network create --opt com.docker.network.container_iface_prefix=PREFIX")
+	}
+	return o.checkHost()
+}
+
+// attach serves a namespace to its end.
+func (a *app) attach(ctx context.Context, o *attachOptions) error {
 	ready, err := openReady(o.readyFD)
 	if err != nil {
 		return err
 	}
-	log := o.log.logger(a.stdio.Err)
-	id := sandboxID(o.name)
-	p, err := makePlan(&o.netOptions, id, o.dev)
-	if err != nil {
-		return err
+	s := a.newSession("attach", &o.netOptions, o.command())
+	s.entry.Mode = o.networks[0].Network
+	cfg := shim.AttachConfig{
+		PID: o.pid, Netns: o.netns, Userns: o.userns, Ready: ready, Log: s.log, HelperLog: o.log.forInit(),
 	}
-	p.endpoint.Names = names(o.name)
-	s := &session{app: a, netOptions: &o.netOptions, plan: p, id: id, kind: "attach", command: o.command(), log: log}
 	if err := s.open(); err != nil {
 		return err
 	}
 	defer s.close()
-	return shim.Attach(ctx, shim.AttachConfig{
-		PID: o.pid, Netns: o.netns, Userns: o.userns,
-		Links: []plumb.Link{p.link}, Routes: p.routes, Start: s.start,
-		Ready: ready, Log: log, HelperLog: o.log.forInit(),
-	})
+	if o.mode == modeNamed {
+		client, joined, err := s.join(ctx, o.sandboxConfig(&o.netOptions, s.entry))
+		if err != nil {
+			return err
+		}
+		// The shim closes it too, if it comes to that.
+		defer client.Close()
+		cfg.Links, cfg.Routes, cfg.Files, cfg.Start = joined.Links, joined.Routes, joined.Files, s.startJoined(client)
+		return shim.Attach(ctx, cfg)
+	}
+	p, err := makePlan(&o.netOptions, s.entry.Name, o.dev)
+	if err != nil {
+		return err
+	}
+	p.endpoint.Names = names(o.name)
+	cfg.Links, cfg.Routes, cfg.Start = []plumb.Link{p.link}, p.routes, s.startPrivate(p)
+	return shim.Attach(ctx, cfg)
 }
 
 // command is what ps shows of an attached namespace.

@@ -37,7 +37,6 @@ func (a *app) completionCommand(root *cobra.Command) *cobra.Command {
 // completeFlags completes the values of the flags that have a fixed set of them, and files.
 func (a *app) completeFlags(cmd *cobra.Command) {
 	fixed := map[string][]string{
-		"network":    {string(shim.NetworkPrivate), string(shim.NetworkNone), string(shim.NetworkHost)},
 		"map":        {string(shim.MapRoot), string(shim.MapKeep), string(shim.MapAuto)},
 		"log-level":  {"debug", "info", "warn", "error"},
 		"log-format": {"text", "json"},

@@ -10,8 +10,11 @@ import (
 	"github.com/usernet/usernet/internal/control/registry"
 )
 
-// socketName is the daemon's socket in the runtime directory.
-const socketName = "usernet.sock"
+// The daemon's sockets in the runtime directory.
+const (
+	socketName     = "usernet.sock"
+	joinSocketName = "join.sock"
+)
 
 // connectDaemon returns a client of the caller's daemon.
 func connectDaemon(context.Context, bool) (*client.Client, error) {

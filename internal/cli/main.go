@@ -31,6 +31,7 @@ type app struct {
 	// connect finds the daemon, and with start starts one when none runs.
 	connect func(ctx context.Context, start bool) (*client.Client, error)
 
+	reporter  *reporter // of a detached start; nil otherwise
 	isolation []finding // doctor's, of the datapath's layers
 }
 
@@ -60,15 +61,24 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 		fmt.Fprintln(stderr, s)
 		return s.code
 	}
+	if a.reporter != nil {
+		a.reporter.send(report{Code: exitCode(err), Error: err.Error()})
+	}
 	if msg := err.Error(); msg != "" {
 		fmt.Fprintf(stderr, "%s %s\n", painter(stderr, a.env).red("usernet:"), msg)
 	}
 	if u, ok := errors.AsType[*argumentError](err); ok {
 		fmt.Fprintf(stderr, "%s\n", u.hint(cmd))
-		return exitError
 	}
 	if u, ok := errors.AsType[*usageError](err); ok {
 		fmt.Fprintf(stderr, "%s\n", u.hint(cmd))
+	}
+	return exitCode(err)
+}
+
+// exitCode is the code that an error stands for.
+func exitCode(err error) int {
+	if _, ok := errors.AsType[*usageError](err); ok {
 		return shim.ExitFailure
 	}
 	if e, ok := errors.AsType[*shim.Error](err); ok {

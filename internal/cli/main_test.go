@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,18 +28,28 @@ func TestMain(m *testing.M) {
 		case shim.TapRole:
 			os.Exit(shim.Tap())
 		case DatapathRole:
-			os.Exit(datapath.Main(os.Args[2:], func(spec.Network, datapath.Options) (datapath.Backend, error) {
-				return idleBackend{}, nil
-			}))
+			os.Exit(datapath.Main(os.Args[2:], func(*slog.Logger) datapath.Host { return idleHost{} }))
+		case "run": // what --detach starts
+			os.Exit(Main(os.Args[1:], os.Environ(), Stdio{os.Stdin, os.Stdout, os.Stderr}))
 		}
 	}
 	os.Exit(shimtest.Main(m))
 }
 
+// idleHost has Networks that do nothing.
+type idleHost struct{}
+
+func (idleHost) New(spec.Network, datapath.Options) (datapath.Backend, error) {
+	return idleBackend{}, nil
+}
+func (idleHost) Reserve(...netip.Prefix) error { return nil }
+func (idleHost) Release(...netip.Prefix) error { return nil }
+
 // idleBackend accepts everything and does nothing.
 type idleBackend struct{}
 
 func (idleBackend) Attach(_ spec.Endpoint, f *os.File, _ tap.Info) error         { return f.Close() }
+func (idleBackend) Update(spec.Endpoint) error                                   { return nil }
 func (idleBackend) Detach(string) error                                          { return nil }
 func (idleBackend) Publish(_ string, _ portfwd.Spec, f *os.File, _ string) error { return f.Close() }
 func (idleBackend) Unpublish(string) error                                       { return nil }
@@ -96,9 +107,15 @@ func TestBadCommandLines(t *testing.T) {
 		{"run -p x true", `publish "x"`},
 		{"run -p 99999:80 true", "99999"},
 		{"run -p 80:80/sctp true", "sctp"},
-		{"run --network bridge true", "network bridge not found; there are private, none and host"},
-		{"run --network my-net true", "network my-net not found"},
-		{"run --network container:web true", "not supported"},
+		{"run --network web --network web true", `network "web" is specified multiple times`},
+		{"run --network web --network host true", "conflicting options: cannot attach both user-defined and non-user-defined network-modes"},
+		{"run --network web --subnet 10.9.0.0/24 true", "usernet network create --subnet"},
+		{"run --network web --mtu 1400 true", "com.docker.network.driver.mtu"},
+		{"run --network web --host-loopback true", "only a private network has it"},
+		{"run --network none --pcap x true", "only a private network has it"},
+		{"run --expose x true", "invalid range format for --expose: x"},
+		{"run --expose 80/sctp true", "invalid port format for --expose: 80/sctp"},
+		{"run --compat 1.13 true", `unknown version "1.13"`},
 		{"run --map all true", `unknown map "all"; use root, keep or auto`},
 		{"run --mtu x true", "--mtu"},
 		{"run --mtu 10 true", "want 1280"},
@@ -167,8 +184,8 @@ func TestFlagsEndAtCommand(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	o := &runOptions{mapping: shim.MapRoot, env: []string{"A=2", "NEW=x=y", "KEEP", "ABSENT", "EMPTY="}}
-	got := strings.Join(o.environment([]string{"A=1", "KEEP=k", "HOSTNAME=host", "A=1b", "bad"}, "box"), " ")
-	if want := "A=2 KEEP=k HOSTNAME=box NEW=x=y EMPTY="; got != want {
+	got := strings.Join(o.environment([]string{"A=1", "KEEP=k", "HOSTNAME=host", "A=1b", "bad"}, "box", []string{"DB_PORT=tcp://172.17.0.2:5432"}), " ")
+	if want := "A=2 KEEP=k HOSTNAME=box DB_PORT=tcp://172.17.0.2:5432 NEW=x=y EMPTY="; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -260,7 +277,7 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	tests := map[string]string{
-		"run --network ": "private\nnone\nhost\n", "run --map ": "root\nkeep\nauto\n", "run --log-l": "--log-level",
+		"run --network ": "private\ncontainer:\nbridge\nhost\nnone\n", "run --map ": "root\nkeep\nauto\n", "run --log-l": "--log-level",
 		"completion ": "bash\nzsh\nfish\n", "pub": "", "d": "doctor",
 	}
 	for line, want := range tests {

@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/control/registry"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -27,9 +29,14 @@ Users inside (--map):
          what podman and others that make containers need
 
 Networks (--network):
-  private   a network of usernet's own (default)
-  none      lo only
-  host      the host's network; published ports are discarded
+  private          a network of usernet's own, for this sandbox alone (default)
+  NAME             a network of "usernet network create", with the others that are in it;
+                   repeatable, or with fields: name=NAME,alias=NAME,ip=IP,ip6=IP,
+                   mac-address=MAC,link-local-ip=IP,gw-priority=N,driver-opt=KEY=VALUE
+  bridge, default  the default network; what --link, --expose and --publish-all imply
+  none             lo only
+  host             the host's network; published ports are discarded
+  container:NAME   that of another sandbox
 
 host-gateway in --add-host stands for the gateway with --host-loopback, else for the
 host's own address on its default route.`
@@ -52,8 +59,14 @@ const runExample = `  # a shell
 
 // runOptions are the flags of run.
 type runOptions struct {
+	legOptions
 	netOptions
+	// mode and, with modeContainer, donor are what the networks come to; network is mode as the shim has it.
+	mode     mode
+	donor    string
 	network  shim.NetworkMode
+	detach   bool
+	reportFD int
 	mapping  shim.IDMap
 	hostname string
 	options  []string
@@ -62,7 +75,11 @@ type runOptions struct {
 }
 
 func (a *app) runCommand() *cobra.Command {
-	o := &runOptions{network: shim.NetworkPrivate, mapping: shim.MapRoot}
+	return a.runCommandWith(&runOptions{mapping: shim.MapRoot})
+}
+
+// runCommandWith makes the command with o to hold its flags.
+func (a *app) runCommandWith(o *runOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "run [flags] [--] CMD [ARG...]",
 		Short:   "Run a command in a sandbox with a network",
@@ -75,6 +92,12 @@ func (a *app) runCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.reportFD >= 0 {
+				a.reporter = openReporter(o.reportFD)
+			}
+			if err := o.check(a, cmd.Flags()); err != nil {
+				return failure(err)
+			}
 			code, err := a.run(cmd.Context(), o, args)
 			a.code = code
 			return failure(err)
@@ -89,8 +112,7 @@ func (a *app) runCommand() *cobra.Command {
 	fs.SortFlags = false
 	fs.SetInterspersed(false)
 	addNetFlags(fs, &o.netOptions)
-	fs.Var(&value[shim.NetworkMode]{to: &o.network, parse: parseNetwork, show: func(m shim.NetworkMode) string { return string(m) }, kind: "network"},
-		"network", "private, none or host")
+	a.addLegFlags(cmd, &o.legOptions, "Network to be in, as above (default private)")
 	fs.Var(&value[shim.IDMap]{to: &o.mapping, parse: shim.ParseIDMap, show: func(m shim.IDMap) string { return string(m) }, kind: "map"},
 		"map", "Users inside: root, keep or auto")
 	fs.Var(&value[string]{to: &o.hostname, parse: parseHostname, show: identity, kind: "name"}, "hostname",
@@ -99,23 +121,38 @@ func (a *app) runCommand() *cobra.Command {
 		"Option for resolv.conf (default those of the host)")
 	fs.StringArrayVarP(&o.env, "env", "e", nil, "`KEY=VALUE` for CMD's environment; KEY alone takes the value here")
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "`DIR` to run CMD in (default the current one)")
+	fs.StringVar(&o.domainname, "domainname", "", "Domain `NAME` of the host name")
+	fs.Var(&list[string]{to: &o.labels, parse: one(parseLabel), kind: "key=value"}, "label", "Metadata, for ps and inspect")
+	fs.BoolVarP(&o.detach, "detach", "d", false, "Run in the background; print the id once CMD runs")
+	fs.IntVar(&o.reportFD, reportFlag, -1, "Descriptor of the report of a detached start")
+	_ = fs.MarkHidden(reportFlag)
+	addIgnored(fs)
 	a.completeFlags(cmd)
+	noValueCompletion(cmd, "domainname", "label")
 	return cmd
 }
 
-func parseNetwork(s string) (shim.NetworkMode, error) {
-	switch m := shim.NetworkMode(strings.ToLower(s)); m {
-	case shim.NetworkPrivate, shim.NetworkNone, shim.NetworkHost:
-		return m, nil
-	}
-	if strings.HasPrefix(s, "container:") {
-		return "", fmt.Errorf("network %s: joining another sandbox's network is not supported; use private, none or host", s)
-	}
-	return "", fmt.Errorf("network %s not found; there are private, none and host", s)
+// addIgnored defines flags of docker run that say here what is so anyway: a sandbox leaves nothing behind, and CMD has
+// the caller's own terminal.
+func addIgnored(fs *pflag.FlagSet) {
+	var ignored bool
+	fs.BoolVar(&ignored, "rm", true, "Ignored: a sandbox always leaves nothing behind")
+	fs.BoolVarP(&ignored, "interactive", "i", true, "Ignored: CMD has the standard input there is")
+	fs.BoolVarP(&ignored, "tty", "t", true, "Ignored: CMD has the terminal there is")
 }
 
 // check refuses what cannot be before anything is made, and settles what depends on several flags.
-func (o *runOptions) check(a *app) error {
+func (o *runOptions) check(a *app, fs *pflag.FlagSet) (err error) {
+	if o.mode, o.donor, err = o.settle(&o.netOptions); err != nil {
+		return err
+	}
+	o.network = shimModes[o.mode]
+	if err := checkForeign(fs, o.mode); err != nil {
+		return err
+	}
+	if err := o.checkConflicts(o.mode); err != nil {
+		return err
+	}
 	for _, e := range o.env {
 		if k, _, _ := strings.Cut(e, "="); k == "" {
 			return usagef("--env %q: invalid environment variable: it has no name", e)
@@ -131,14 +168,13 @@ func (o *runOptions) check(a *app) error {
 			return usagef("--workdir %s: not a directory", o.workdir)
 		}
 	}
-	switch o.network {
-	case shim.NetworkHost:
+	switch o.mode {
+	case modeHost:
 		if len(o.publish) > 0 {
-			fmt.Fprintf(a.stdio.Err, "%s Published ports are discarded when using host network mode\n",
-				painter(a.stdio.Err, a.env).yellow("WARNING:"))
+			a.warn("Published ports are discarded when using host network mode")
 			o.publish = nil
 		}
-	case shim.NetworkNone:
+	case modeNone:
 		if len(o.publish) > 0 {
 			return usagef("--publish: with --network none there is nothing to forward to; use --network private")
 		}
@@ -148,47 +184,96 @@ func (o *runOptions) check(a *app) error {
 
 // run runs a sandbox to its end.
 func (a *app) run(ctx context.Context, o *runOptions, command []string) (int, error) {
-	if err := o.check(a); err != nil {
+	if o.detach && a.reporter == nil {
+		return 0, a.detach()
+	}
+	s := a.newSession("run", &o.netOptions, command)
+	s.entry.Mode, s.entry.Labels = o.networks[0].Network, o.labelMap()
+	hostname, err := o.hostnameInside(s.entry)
+	if err != nil {
 		return 0, err
 	}
-	log := o.log.logger(a.stdio.Err)
+	s.entry.Hostname = hostname
 	cfg := shim.Config{
 		Command: command, Dir: o.workdir, Map: o.mapping, Network: o.network,
 		Stdio: [3]*os.File{a.stdio.In, a.stdio.Out, a.stdio.Err},
-		Log:   log, InitLog: o.log.forInit(),
-	}
-	hostname, err := o.hostnameInside()
-	if err != nil {
-		return 0, err
+		Log:   s.log, InitLog: o.log.forInit(),
 	}
 	if o.network != shim.NetworkHost || o.hostname != "" {
 		cfg.Hostname = hostname
 	}
-	id := sandboxID(o.name)
-	p, err := makePlan(&o.netOptions, id, "eth0")
+	if err := s.open(); err != nil {
+		return 0, err
+	}
+	defer s.close()
+	done, err := s.bringUp(ctx, o, &cfg)
 	if err != nil {
 		return 0, err
 	}
-	if cfg.Files, err = o.files(p, hostname); err != nil {
-		return 0, err
-	}
-	cfg.Env = o.environment(a.env, cfg.Hostname)
-	if o.network == shim.NetworkPrivate {
-		s := &session{app: a, netOptions: &o.netOptions, plan: p, id: id, kind: "run", command: command, log: log}
-		p.endpoint.Names = names(o.name, hostname)
-		if err := s.open(); err != nil {
-			return 0, err
-		}
-		defer s.close()
-		cfg.Links, cfg.Routes, cfg.Start = []plumb.Link{p.link}, p.routes, s.start
-	}
+	defer done()
 	return shim.Run(ctx, cfg)
 }
 
-// hostnameInside is the host name of the sandbox.
-func (o *runOptions) hostnameInside() (string, error) {
+// bringUp says in cfg what the sandbox's network is. done is to be called when the sandbox has ended.
+func (s *session) bringUp(ctx context.Context, o *runOptions, cfg *shim.Config) (done func(), err error) {
+	done = func() {}
+	var links []string // variables
+	switch o.mode {
+	case modeNamed:
+		c := o.sandboxConfig(&o.netOptions, s.entry)
+		c.DNSOptions, c.Env = o.options, o.givenEnv(s.env)
+		client, joined, err := s.join(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		// The shim closes it too, if it comes to that.
+		done = func() { _ = client.Close() }
+		cfg.Links, cfg.Routes, cfg.Files, cfg.Start = joined.Links, joined.Routes, joined.Files, s.startJoined(client)
+		links = joined.Env
+	case modeContainer:
+		if err := s.share(ctx, o.donor, cfg); err != nil {
+			return nil, err
+		}
+	default:
+		p, err := makePlan(&o.netOptions, s.entry.Name, "eth0")
+		if err != nil {
+			return nil, err
+		}
+		p.endpoint.Names = names(o.name, s.entry.Hostname)
+		if cfg.Files, err = o.files(p, s.entry.Hostname); err != nil {
+			return nil, err
+		}
+		cfg.Start = s.startBare
+		if o.mode == modePrivate {
+			cfg.Links, cfg.Routes, cfg.Start = []plumb.Link{p.link}, p.routes, s.startPrivate(p)
+		}
+	}
+	cfg.Env = o.environment(s.env, cfg.Hostname, links)
+	return done, nil
+}
+
+// shimModes are the modes as the shim has them: whose packets the interface carries is not its business.
+var shimModes = map[mode]shim.NetworkMode{
+	modePrivate: shim.NetworkPrivate, modeNamed: shim.NetworkPrivate,
+	modeNone: shim.NetworkNone, modeContainer: shim.NetworkNone, modeHost: shim.NetworkHost,
+}
+
+// labelMap is --label.
+func (o *legOptions) labelMap() map[string]string {
+	if o.labels == nil {
+		return nil
+	}
+	return mapping(o.labels)
+}
+
+// hostnameInside is the host name of the sandbox. In named networks it is a name that others look up, so it is the
+// sandbox's own: its short id, as Docker has it.
+func (o *runOptions) hostnameInside(e registry.Entry) (string, error) {
 	if o.hostname != "" {
 		return o.hostname, nil
+	}
+	if o.mode == modeNamed {
+		return registry.ShortID(e.ID), nil
 	}
 	if h, err := parseHostname(o.name); err == nil && o.network != shim.NetworkHost {
 		return h, nil
@@ -212,8 +297,8 @@ func names(all ...string) (ns []string) {
 	return ns
 }
 
-// environment is CMD's: the caller's, then what the sandbox makes different, then --env.
-func (o *runOptions) environment(env []string, hostname string) []string {
+// environment is CMD's: the caller's, then what the sandbox makes different, variables of links among it, then --env.
+func (o *runOptions) environment(env []string, hostname string, links []string) []string {
 	e := newEnviron(env)
 	if hostname != "" {
 		e.set("HOSTNAME", hostname)
@@ -225,6 +310,10 @@ func (o *runOptions) environment(env []string, hostname string) []string {
 		e.setDefault("_CONTAINERS_ROOTLESS_UID", fmt.Sprint(os.Geteuid()))
 		e.setDefault("_CONTAINERS_ROOTLESS_GID", fmt.Sprint(os.Getegid()))
 	}
+	for _, kv := range links {
+		k, v, _ := strings.Cut(kv, "=")
+		e.set(k, v)
+	}
 	for _, kv := range o.env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			e.set(k, v)
@@ -232,6 +321,23 @@ func (o *runOptions) environment(env []string, hostname string) []string {
 		// KEY alone: the caller's environment is there already.
 	}
 	return e.list
+}
+
+// givenEnv is --env with the values that KEY alone takes from the caller's environment: what links copy.
+func (o *runOptions) givenEnv(env []string) []string {
+	all := newEnviron(env)
+	var given []string
+	for _, kv := range o.env {
+		if !strings.Contains(kv, "=") {
+			i, ok := all.at[kv]
+			if !ok {
+				continue
+			}
+			kv = all.list[i]
+		}
+		given = append(given, kv)
+	}
+	return given
 }
 
 // environ is an environment in the order it was given, each name once.

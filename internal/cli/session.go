@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,28 +19,29 @@ import (
 // DatapathRole is the hidden word that selects the datapath process.
 const DatapathRole = "__datapath"
 
-// session is the network of one sandbox, as run and attach bring it up.
+// session is one sandbox that run or attach makes: its place among the user's sandboxes, and its network as it is
+// brought up. The order is the same for every mode: the name is reserved, so that two never have it; the ports are
+// bound; then the sandbox is shown to others, while it is being made; and its command starts last.
 type session struct {
 	*app
 	*netOptions
-	plan    *plan
-	id      string
-	kind    string   // run or attach
-	command []string // for ps
-	log     *slog.Logger
+	entry registry.Entry
+	log   *slog.Logger
 
-	capture *os.File // nil without --pcap
-	place   *registry.Registration
+	warnings []string
+	capture  *os.File // nil without --pcap
+	place    *registry.Registration
 }
 
-// sandboxID is what a sandbox is known by: its name, or twelve random digits, as Docker's short ids.
-func sandboxID(name string) string {
-	if name != "" {
-		return name
+// newSession makes the session of a sandbox; kind is the command that makes it.
+func (a *app) newSession(kind string, o *netOptions, command []string) *session {
+	e := registry.Entry{
+		ID: registry.NewID(), Name: o.name, Kind: kind, ShimPID: os.Getpid(), Command: command, Created: time.Now(),
 	}
-	var b [6]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	if e.Name == "" {
+		e.Name = registry.ShortID(e.ID)
+	}
+	return &session{app: a, netOptions: o, entry: e, log: o.log.logger(a.stdio.Err)}
 }
 
 // open makes what is needed before the sandbox and can be refused.
@@ -52,7 +51,7 @@ func (s *session) open() (err error) {
 		return err
 	}
 	defer d.Close()
-	if s.place, err = d.Reserve(s.id); err != nil {
+	if s.place, err = d.Reserve(s.entry.Name); err != nil {
 		return err
 	}
 	if s.pcap != "" {
@@ -67,7 +66,7 @@ func (s *session) open() (err error) {
 
 func (s *session) close() {
 	if err := s.place.Close(); err != nil {
-		s.log.Warn("sandbox not taken off the list", "id", s.id, "err", err)
+		s.log.Warn("sandbox not taken off the list", "name", s.entry.Name, "err", err)
 	}
 	if s.capture != nil {
 		if err := s.capture.Close(); err != nil {
@@ -76,40 +75,58 @@ func (s *session) close() {
 	}
 }
 
-// start brings up control, which starts the datapath. pid is a process in the sandbox's namespaces.
-func (s *session) start(ctx context.Context, pid int) (shim.Network, error) {
-	hosts, err := s.localNames()
-	if err != nil {
-		return nil, err
+// show makes the sandbox known and returns its network for the shim. pid is a process in its namespaces. An
+// error closes n.
+func (s *session) show(pid int, n shim.Network, view registry.Sandbox) (shim.Network, error) {
+	m := newMember(n, s.started)
+	s.place.OnSignal(m.signal)
+	e := s.entry
+	e.PID = pid
+	if err := s.place.Serve(e, view, s.log); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
-	// For guests that configure themselves; the files of a sandbox have it already.
-	host, err := hostResolv()
-	if err != nil {
-		return nil, err
+	return m, nil
+}
+
+// started is called when the command runs.
+func (s *session) started() {
+	s.reporter.send(report{ID: s.entry.ID, Warnings: s.warnings})
+}
+
+// startBare is for a sandbox whose packets nobody here moves.
+func (s *session) startBare(_ context.Context, pid int) (shim.Network, error) {
+	return s.show(pid, bare{}, bare{})
+}
+
+// startPrivate brings up control, which starts the datapath, for the one Network of p.
+func (s *session) startPrivate(p *plan) func(context.Context, int) (shim.Network, error) {
+	return func(ctx context.Context, pid int) (shim.Network, error) {
+		hosts, err := s.localNames(p)
+		if err != nil {
+			return nil, err
+		}
+		// For guests that configure themselves; the files of a sandbox have it already.
+		host, err := hostResolv()
+		if err != nil {
+			return nil, err
+		}
+		p.network.DNSSearch = s.searchList(host)
+		c, err := control.StartPrivate(ctx, control.Config{
+			DNS: control.DNS{Servers: s.dns},
+			Datapath: datapath.Config{
+				Args: []string{"usernet", DatapathRole}, Stderr: s.stdio.Err,
+				Level: s.netOptions.log.level, JSON: s.netOptions.log.json,
+			},
+			Log: s.log,
+		}, control.PrivateConfig{
+			Network: p.network, Endpoint: p.endpoint, Hosts: hosts, Publish: s.publish, Capture: s.capture,
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.entry.Addrs = p.endpoint.Addrs
+		return s.show(pid, private{c}, c)
 	}
-	s.plan.network.DNSSearch = s.searchList(host)
-	p, err := control.StartPrivate(ctx, control.Config{
-		DNS: control.DNS{Servers: s.dns},
-		Datapath: datapath.Config{
-			Args: []string{"usernet", DatapathRole}, Stderr: s.stdio.Err,
-			Level: s.netOptions.log.level, JSON: s.netOptions.log.json,
-		},
-		Log: s.log,
-	}, control.PrivateConfig{
-		Network: s.plan.network, Endpoint: s.plan.endpoint, Hosts: hosts,
-		Publish: s.publish, Capture: s.capture,
-	})
-	if err != nil {
-		return nil, err
-	}
-	e := registry.Entry{
-		Kind: s.kind, ShimPID: os.Getpid(), PID: pid, Addrs: s.plan.endpoint.Addrs,
-		Created: time.Now(), Command: s.command,
-	}
-	if err := s.place.Serve(e, p, s.log); err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
-	return private{p}, nil
 }
 
 // private is a Private as the shim asks for it.
@@ -122,8 +139,8 @@ func (private) Started(int) {}
 func (private) Changes() <-chan shim.Change { return nil }
 
 // localNames are what the Network's name server answers without asking anyone.
-func (s *session) localNames() (map[string][]netip.Addr, error) {
-	extra, err := s.extraHosts(s.plan)
+func (s *session) localNames(p *plan) (map[string][]netip.Addr, error) {
+	extra, err := s.extraHosts(p)
 	if err != nil {
 		return nil, err
 	}

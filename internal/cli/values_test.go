@@ -96,16 +96,6 @@ func TestParseInterface(t *testing.T) {
 	}
 }
 
-func TestParseNetwork(t *testing.T) {
-	for in, want := range map[string]string{
-		"bridge": "not found", "my-net": "not found", "container:web": "not supported", "": "not found",
-	} {
-		if _, err := parseNetwork(in); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", in, err, want)
-		}
-	}
-}
-
 // The fuzz targets hold that a value that is taken is taken again as it is shown, and means the same.
 
 func FuzzParseExtraHost(f *testing.F) {
