@@ -1,0 +1,43 @@
+// Package store keeps the Networks and Endpoints of a user: what it has acknowledged is on the disk, and what is on
+// the disk is never believed without a check.
+//
+// # Theory of operation
+//
+// Records are JSON under a bucket and a key. All of them are in memory, and are read from there: a list reads no disk.
+// A change goes to the disk first, in one bbolt transaction with two fsyncs, and into memory when it is there.
+//
+// bbolt maps its file and trusts every page of it. Its two meta pages have checksums, nothing else does: a page number
+// with a flipped bit sends it through other pages or in circles, and a file that was cut short ends the process with
+// SIGBUS when what is missing is touched. Three things stand against that:
+//
+//  1. A file is parsed (parse.go) before bbolt sees it: read, not mapped, every length checked, every page visited
+//     once. What comes out is compared with a sum that was written in the same transaction as the records it
+//     sums up. Damage anywhere that matters is seen; damage in unused pages is not, and does not matter.
+//  2. After each transaction the file is copied beside itself (FILE.copy, renamed into place). When the file is
+//     damaged, or its copy is newer, the copy is used; the damaged one is kept as FILE.bad-TIME. When both are, there
+//     is nothing left but to begin anew, which the log says.
+//  3. bbolt runs with faults turned into panics, and panics into errors: a file that somebody shortens under a
+//     running daemon costs one failed change. The next one writes the file anew from memory.
+//
+// A change that fails leaves memory as it was. What the disk has then is not known (an fsync that fails may have
+// written), so the file is parsed again, and written anew from memory unless it says the same. Where that fails
+// too, it is tried again before the next change; only a daemon that is killed in between may find a change
+// that it had refused.
+//
+// # Files
+//
+//	networks.db               bbolt, 0600, in a directory of 0700
+//	networks.db.copy          of the last change; written without fsync, since it is for damage and not for power cuts
+//	networks.db.lock          flock: one opener
+//	networks.db.bad-TIME      what was damaged; nobody reads it again
+//	networks.db.schema-N      as it was before it was migrated
+//
+// # Limits
+//
+// A change copies the file: with 1 000 networks about 1 MiB, well below the cost of the fsyncs. A file is at most
+// 256 MiB, some hundred thousand records.
+//
+// # Concurrency
+//
+// Changes are made one at a time; reading waits for the change of memory and never for the disk.
+package store
