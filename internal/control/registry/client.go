@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"syscall"
 
+	"github.com/usernet/usernet/internal/localhttp"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 )
@@ -91,7 +92,7 @@ func (d *Dir) request(ctx context.Context, name, method, path string, body, into
 		return fmt.Errorf("ask sandbox %s: %w", name, err)
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(io.LimitReader(resp.Body, maxBody))
+	dec := json.NewDecoder(io.LimitReader(resp.Body, localhttp.MaxBody))
 	if resp.StatusCode >= http.StatusBadRequest {
 		f := failure{Message: resp.Status}
 		_ = dec.Decode(&f) // what is no JSON has its status

@@ -28,11 +28,9 @@
 // Everything below the directory is believed, so the directory must be nobody else's: a symlink, a
 // foreign owner, or a group or world that may write is refused, never repaired (LU-04). The way goes through os.Root
 // from there on. Names are names of files and are checked before they touch a path (LU-07). The
-// server asks the kernel who connects (SO_PEERCRED) and serves the same user only, whatever the modes say
-// (LU-01).
+// server serves the same user only, whatever the modes say (LU-01); see package localhttp.
 //
 // # Limits
 //
-// 1 MiB for a request body and for state.json, 16 KiB and 10 s for a request's header, 30 s for a request,
-// 1024 connections (LU-06).
+// 1 MiB for state.json; those of a client are localhttp's (LU-06).
 package registry

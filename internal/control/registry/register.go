@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 // Names of the files, see the package comment.
@@ -128,7 +130,7 @@ func listen(d *Dir, name string) (net.Listener, error) {
 		l.Close()
 		return nil, err
 	}
-	return newLimitListener(l, maxConns), nil
+	return localhttp.NewListener(l), nil
 }
 
 // maxSocketPath is the length of sockaddr_un.sun_path less its final zero.

@@ -1,12 +1,9 @@
 package registry
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -246,27 +243,10 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// LU-01: a request of another user, or of nobody known, is refused.
-func TestSameUser(t *testing.T) {
-	h := sameUser(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	for _, row := range []struct {
-		peer any
-		want int
-	}{{os.Geteuid(), 200}, {os.Geteuid() + 1, 403}, {nil, 403}} {
-		r := httptest.NewRequest("GET", "/v1/sandbox", nil)
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, row.peer))
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if w.Code != row.want {
-			t.Errorf("peer %v: %d, want %d", row.peer, w.Code, row.want)
-		}
-	}
-}
-
 // LU-01 with a real other user, whom only root can be beside itself: nothing, not even when the modes are opened up.
 func TestOtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		return // TestSameUser has the decision, and every test of this file the peer's credentials
+		return // localhttp has the decision, and every test of this file the peer's credentials
 	}
 	d := openTest(t)
 	serve(t, d, "web")

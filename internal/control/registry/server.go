@@ -8,23 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"syscall"
-	"time"
 
 	"github.com/usernet/usernet/internal/control"
+	"github.com/usernet/usernet/internal/localhttp"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
-)
-
-// Limits of LU-06. Connections are as many as a client that opens 500 and says nothing leaves room beside.
-const (
-	maxBody       = 1 << 20
-	maxHeader     = 16 << 10
-	headerTimeout = 10 * time.Second
-	bodyTimeout   = 30 * time.Second
-	idleTimeout   = 60 * time.Second
-	maxConns      = 1024
 )
 
 // Sandbox is what stands behind the socket; a control.Control is one.
@@ -78,28 +67,9 @@ func newServer(a *api, log *slog.Logger) *http.Server {
 	mux.HandleFunc("POST /v1/ports", a.addPorts)
 	mux.HandleFunc("DELETE /v1/ports", a.removePorts)
 	mux.HandleFunc("POST /v1/end", a.end)
-	return &http.Server{
-		Handler:           sameUser(mux),
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       bodyTimeout,
-		WriteTimeout:      bodyTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ConnContext:       withPeer,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-}
-
-// sameUser serves the user the process runs as and nobody else, root included: who is root can become that user.
-func sameUser(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if uid, ok := r.Context().Value(peerKey{}).(int); !ok || uid != os.Geteuid() {
-			answer(w, http.StatusForbidden, failure{"this sandbox belongs to another user"})
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		next.ServeHTTP(w, r)
-	})
+	return localhttp.NewServer(mux, func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusForbidden, failure{"this sandbox belongs to another user"})
+	}, log)
 }
 
 func (a *api) sandbox(w http.ResponseWriter, _ *http.Request) {
