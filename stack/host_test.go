@@ -36,7 +36,7 @@ func TestHC12ReservedPrefixes(t *testing.T) {
 	if err := h.Reserve(testNet.Subnet4, testNet.Subnet6, netip.MustParsePrefix("172.19.0.0/16")); err != nil {
 		t.Fatal(err)
 	}
-	a := attach(t, n, "a", 1, true)
+	a := attach(t, n, "a", 100, true)
 	b := netip.MustParseAddr("172.19.0.2")
 	a.toGateway(packettest.TCP(netip.AddrPortFrom(a.IP4, 1234), netip.AddrPortFrom(b, 80), packettest.SYN, 1, 0, nil))
 	a.next("RST", isReset)

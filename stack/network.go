@@ -17,6 +17,7 @@ import (
 	"github.com/usernet/usernet/stack/capture"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/gateway"
+	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/nat"
 	"github.com/usernet/usernet/stack/spec"
@@ -203,12 +204,21 @@ func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
 	if n.endpoints[ep.ID] != nil {
 		return errors.New("already attached")
 	}
+	holes, err := holesOf(ep.Accept)
+	if err != nil {
+		return err
+	}
+	group := bridge.GroupNone
+	if n.spec.Apart {
+		group = bridge.GroupContainers
+	}
 	port, err := n.bridge.Attach(&recordedPort{Port: dev, n: n}, bridge.PortConfig{
-		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.subnets(), Strict: ep.Strict, VNet: dev.VNet(),
+		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.subnets(), Strict: ep.Strict, VNet: dev.VNet(), Group: group,
 	})
 	if err != nil {
 		return err
 	}
+	port.SetHoles(holes)
 	for _, a := range ep.Addrs {
 		if !ep.MAC.IsZero() {
 			n.gateway.AddNeighbour(a, ep.MAC)
@@ -219,6 +229,26 @@ func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
 	n.endpoints[ep.ID] = e
 	e.reader.Go(func() { n.read(e) })
 	return nil
+}
+
+// holesOf reads what an Endpoint accepts.
+func holesOf(accept []spec.Accept) (holes []bridge.Hole, err error) {
+	for _, a := range accept {
+		h := bridge.Hole{From: a.From, Port: a.Port}
+		switch a.Proto {
+		case "tcp":
+			h.Proto = ip.TCP
+		case "udp":
+			h.Proto = ip.UDP
+		default:
+			return nil, fmt.Errorf("accept from %s: unknown protocol %q; say tcp or udp", a.From, a.Proto)
+		}
+		if a.Port == 0 || a.From == "" {
+			return nil, fmt.Errorf("accept port %d from %q: needs a port and the id of an endpoint", a.Port, a.From)
+		}
+		holes = append(holes, h)
+	}
+	return holes, nil
 }
 
 // Update puts other Names, another Resolver and other holes (Accept) of an attached Endpoint in force. What else ep
@@ -239,6 +269,11 @@ func (n *Network) Update(ep spec.Endpoint) error {
 	case ep.Strict != old.Strict || ep.Interface != old.Interface:
 		return fmt.Errorf("update endpoint %s: another interface; detach and attach it", ep.ID)
 	}
+	holes, err := holesOf(ep.Accept)
+	if err != nil {
+		return fmt.Errorf("update endpoint %s: %w", ep.ID, err)
+	}
+	e.port.SetHoles(holes)
 	n.dns.SetEndpoint(ep)
 	old.Names, old.Resolver, old.Accept = ep.Names, ep.Resolver, ep.Accept
 	return nil

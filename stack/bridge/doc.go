@@ -17,6 +17,8 @@
 //  4. Resolve. fdb.Resolve names the egress port of a unicast frame. Consecutive frames for the same
 //     port leave in one Output call: a batch from a TAP is mostly for the gateway, and the gateway is
 //     faster with batches.
+//     Packets to 127/8 pass to trusted ports only: sandboxes send them to the resolver in the gateway, and a
+//     container's loopback is not its neighbours'. Ports of one Group are apart, but for holes (hole.go).
 //  5. Flood. Broadcast and multicast frames go to every other port the ingress port may talk to,
 //     limited by a token bucket per ingress port.
 //

@@ -112,6 +112,9 @@ func (p *Port) guardARP(ports *snapshot, f *l2.Frame) drop.Reason {
 	if l2.MAC(b[8:14]) != f.Header.Src() {
 		return drop.SrcMACSpoofed
 	}
+	if b[14] == 127 || b[24] == 127 {
+		return drop.Loopback // a kernel with route_localnet answers for its loopback addresses
+	}
 	claimed := netip.AddrFrom4([4]byte(b[14:18]))
 	if claimed == unspecified4 && op == arpRequest {
 		claimed = netip.AddrFrom4([4]byte(b[24:28]))

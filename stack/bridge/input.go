@@ -54,6 +54,9 @@ func (p *Port) route(ports *snapshot, now time.Time, f *l2.Frame) (to *Port, flo
 	}
 	dst := f.Header.Dst()
 	if dst.IsMulticast() {
+		if toLoopback(f) {
+			return p.refuse(drop.Loopback)
+		}
 		if !p.cfg.Trusted && !p.flood.take(now, segments) {
 			return p.refuse(drop.BroadcastLimit)
 		}
@@ -63,10 +66,20 @@ func (p *Port) route(ports *snapshot, now time.Time, f *l2.Frame) (to *Port, flo
 	if !ok || to == p || to.detached.Load() {
 		return p.refuse(drop.DstUnknown)
 	}
-	if p.apart(to) {
+	if toLoopback(f) && !to.cfg.Trusted {
+		return p.refuse(drop.Loopback)
+	}
+	if p.apart(to) && !p.hole(to, f) {
 		return p.refuse(drop.PortIsolated)
 	}
 	return to, false
+}
+
+// toLoopback reports whether f is an IPv4 packet to 127/8. Sandboxes send such packets to the resolver in the gateway, and
+// so their kernels take them from the wire as well (route_localnet): what listens on a container's 127.0.0.1 would
+// be open to its neighbours. Source addresses are the guard's.
+func toLoopback(f *l2.Frame) bool {
+	return f.Header.Type() == l2.TypeIPv4 && len(f.L3) > 0 && len(f.L3[0]) >= minIPv4Header && f.L3[0][16] == 127
 }
 
 // admit is what a frame from somebody else's code passes: validate, guard, learn.
@@ -115,7 +128,7 @@ func (p *Port) floodFrame(ports *snapshot, frame []l2.Frame) {
 	buf := frame[0].Buf
 	frame[0].Buf = nil
 	for _, q := range ports.list {
-		if !p.apart(q) {
+		if q != p && (!p.apart(q) || p.hole(q, &frame[0])) {
 			q.output(frame)
 		}
 	}

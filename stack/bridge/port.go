@@ -9,7 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/l2"
 )
 
-// Group keeps ports apart: frames never pass between two ports of the same group, except GroupNone.
+// Group keeps ports apart: frames never pass between two ports of the same group, except GroupNone and through holes
+// (SetHoles).
 type Group uint8
 
 // The groups.
@@ -50,6 +51,7 @@ type Port struct {
 	cfg       PortConfig
 	linkLocal netip.Addr // derived from cfg.MAC, or zero
 	flood     bucket
+	holes     atomic.Pointer[map[string][]Hole] // by Hole.From; the map is immutable
 
 	detached                  atomic.Bool
 	framesIn, framesOut       atomic.Uint64
@@ -109,7 +111,7 @@ func (c *PortConfig) check() error {
 		return fmt.Errorf("port that is not strict needs subnets")
 	}
 	for i, a := range c.Addrs {
-		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Is4In6() || a.Zone() != "" {
 			return fmt.Errorf("address %v is not that of a single station", a)
 		}
 		if slices.Contains(c.Addrs[:i], a) {

@@ -28,6 +28,7 @@ const (
 	DstUnknown      // no port for the destination
 	BroadcastLimit  // more broadcasts per second than a port may send
 	PortIsolated    // ports that may not talk to each other
+	Loopback        // a loopback address on the wire, other than to the resolver
 
 	// IP, at the gateway.
 	IPMalformed // a header that lies
@@ -61,7 +62,7 @@ const (
 var names = [reasons]string{
 	"none",
 	"frame-runt", "vnet-bad", "tap-full", "tap-down",
-	"ethertype-denied", "src-group", "src-mac-spoofed", "src-ip-spoofed", "dst-unknown", "broadcast-limit", "port-isolated",
+	"ethertype-denied", "src-group", "src-mac-spoofed", "src-ip-spoofed", "dst-unknown", "broadcast-limit", "port-isolated", "loopback",
 	"ip-malformed", "ip-options", "ip-fragment", "ip-protocol", "ttl-exceeded", "checksum-bad", "not-for-us",
 	"policy-denied", "filter-denied", "flow-limit", "handshake-limit", "socket-error", "queue-full", "icmp-limit", "icmp-unmatched",
 	"dns-malformed", "dns-limit",

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -129,8 +130,11 @@ type Gateway struct {
 	log    *slog.Logger
 	stack  *gvstack.Stack
 	link   *linkEndpoint
-	own    map[netip.Addr]bool // gateway, DNS and link-local addresses; fixed after New
-	linkLL netip.Addr          // our link-local address, invalid without IPv6
+	linkLL netip.Addr // our link-local address, invalid without IPv6
+
+	// Fixed after New: gateway, DNS and link-local addresses, and where the name server answers.
+	own      map[netip.Addr]bool
+	dnsAddrs []netip.Addr
 
 	neighbours neighbours
 	reasm      reassembly
@@ -199,10 +203,7 @@ func (g *Gateway) Use(s Services) error {
 	if s.DNS == nil {
 		return nil
 	}
-	for _, a := range []netip.Addr{g.cfg.Spec.DNS4, g.cfg.Spec.DNS6} {
-		if !a.IsValid() {
-			continue
-		}
+	for _, a := range g.dnsAddrs {
 		l, err := gonet.ListenTCP(g.stack, tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(a), Port: 53}, netProto(a))
 		if err != nil {
 			return fmt.Errorf("listen on %s port 53 of the gateway: %w", a, err)
@@ -223,7 +224,8 @@ func (g *Gateway) newStack() error {
 	g.link = newLinkEndpoint(g)
 	g.stack = gvstack.New(gvstack.Options{
 		NetworkProtocols: []gvstack.NetworkProtocolFactory{
-			ipv4.NewProtocol,
+			// The resolver answers at a loopback address; inputFrame lets no other in.
+			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
 			// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
 			ipv6.NewProtocolWithOptions(ipv6.Options{}),
 			arp.NewProtocol,
@@ -249,18 +251,34 @@ func (g *Gateway) newStack() error {
 		routes = append(routes, tcpip.Route{Destination: toSubnet(netip.MustParsePrefix("fe80::/64")), NIC: nicID})
 	}
 	g.stack.SetRouteTable(routes)
-	for _, a := range []netip.Addr{g.cfg.Spec.Gateway4, g.cfg.Spec.DNS4, g.cfg.Spec.Gateway6, g.cfg.Spec.DNS6, g.linkLL} {
+	fwd := tcp.NewForwarder(g.stack, initialWindow, totalHandshakes+1024, g.handleSYN)
+	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
+	return g.addAddresses()
+}
+
+// addAddresses gives netstack the addresses we answer at. Those where the name server is go into dnsAddrs, and all but
+// the resolver's into own: nobody asks the link for that one, and it does not answer pings.
+func (g *Gateway) addAddresses() error {
+	n := &g.cfg.Spec
+	var all []netip.Addr
+	if !n.NoGateway {
+		all = []netip.Addr{n.Gateway4, n.DNS4, n.Gateway6, n.DNS6, g.linkLL}
+		g.dnsAddrs = []netip.Addr{n.DNS4, n.DNS6}
+	}
+	if n.Subnet4.IsValid() {
+		all, g.dnsAddrs = append(all, spec.LoopbackDNS), append(g.dnsAddrs, spec.LoopbackDNS)
+	}
+	g.dnsAddrs = slices.DeleteFunc(g.dnsAddrs, func(a netip.Addr) bool { return !a.IsValid() })
+	for _, a := range all {
 		if !a.IsValid() || g.own[a] {
 			continue
 		}
-		g.own[a] = true
+		g.own[a] = a != spec.LoopbackDNS
 		pa := tcpip.ProtocolAddress{Protocol: netProto(a), AddressWithPrefix: tcpip.AddressWithPrefix{Address: toTCPIP(a), PrefixLen: a.BitLen()}}
 		if err := g.stack.AddProtocolAddress(nicID, pa, gvstack.AddressProperties{}); err != nil {
 			return fmt.Errorf("add address %s: %s", a, err)
 		}
 	}
-	fwd := tcp.NewForwarder(g.stack, initialWindow, totalHandshakes+1024, g.handleSYN)
-	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 // packets holds parsed packets between frames, so that one that goes to an interface method does
@@ -122,7 +124,11 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 		return
 	}
 	g.learn(p.Src, p.MAC)
-	if p.TTL <= 1 && !g.own[p.Dst] && !p.Dst.IsMulticast() && !p.Group {
+	if r := g.admit(p); r != drop.None {
+		g.drops.Add(r)
+		return
+	}
+	if p.TTL <= 1 && p.Dst != spec.LoopbackDNS && !g.own[p.Dst] && !p.Dst.IsMulticast() && !p.Group {
 		g.drops.Add(drop.TTLExceeded)
 		g.icmpError(p, ip.TTLExceeded, 0)
 		return
@@ -143,10 +149,28 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 	g.reasm.Release(whole)
 }
 
+// admit refuses, without an answer, what is for a loopback address other than the resolver's, and in a Network
+// without a gateway all but the resolver's.
+func (g *Gateway) admit(p *ip.Packet) drop.Reason {
+	switch {
+	case p.Dst == spec.LoopbackDNS:
+		return drop.None // inputPacket looks at the port
+	case p.Dst.IsLoopback():
+		return drop.Loopback
+	case g.cfg.Spec.NoGateway:
+		return drop.NotForUs
+	}
+	return drop.None
+}
+
 // inputPacket dispatches a whole packet. f is its frame, or nil when it was put together from several.
 func (g *Gateway) inputPacket(f *l2.Frame, p *ip.Packet) {
 	if !p.VerifyTransport() {
 		g.drops.Add(drop.ChecksumBad)
+		return
+	}
+	if _, port, ok := p.Ports(); p.Dst == spec.LoopbackDNS && (!ok || port != 53) {
+		g.drops.Add(drop.Loopback)
 		return
 	}
 	switch {
@@ -194,7 +218,7 @@ func (g *Gateway) inputUDP(p *ip.Packet) {
 	if g.svc.Published != nil && g.svc.Published(p) {
 		return
 	}
-	if port == 53 && (p.Dst == g.cfg.Spec.DNS4 || p.Dst == g.cfg.Spec.DNS6) && g.svc.DNS != nil {
+	if port == 53 && g.svc.DNS != nil && slices.Contains(g.dnsAddrs, p.Dst) {
 		g.inputDNS(p)
 		return
 	}

@@ -104,6 +104,10 @@ type Endpoint struct {
 	Accept []Accept `json:"accept,omitempty"`
 }
 
+// LoopbackDNS is where the resolver of every container answers, on port 53 and on no other, as Docker's does. A
+// container's kernel is told to send what is for it to the gateway; no process of the container's listens there.
+var LoopbackDNS = netip.AddrFrom4([4]byte{127, 0, 0, 11})
+
 // Resolver is one container's view of names. Docker's resolver belongs to a container, not to a
 // network: it looks a name up in all networks of the container, in order. The zero value sees the
 // names of the Endpoint's own Network and forwards the rest.
