@@ -2,8 +2,11 @@ package control
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -35,13 +38,15 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
+	// Each check is a life of a Control with its processes: 20 ms, and as much for each restart. More with -rapid.checks.
+	flag.Set("rapid.checks", "20")
 	os.Exit(m.Run())
 }
 
 // patience bounds what a test waits for.
 const patience = 10 * time.Second
 
-// rig is a Control and what its callbacks said.
+// rig is a Control, at first without Networks, and what its callbacks said.
 type rig struct {
 	*Control
 	t      *testing.T
@@ -53,15 +58,36 @@ type rig struct {
 
 func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, states: make(chan State, 64), events: make(chan datapath.Event, 256)}
+	r := &rig{t: t}
+	cfg := r.config(change...)
+	c, err := Start(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Control = c
+	t.Cleanup(func() { c.Close() })
+	return r
+}
+
+// config is that of a Control whose callbacks and log are r's.
+func (r *rig) config(change ...func(*Config)) Config {
+	t := r.t
+	t.Helper()
+	r.states, r.events = make(chan State, 64), make(chan datapath.Event, 8192)
 	var err error
 	if r.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(r.log.Name())
+			t.Logf("datapath log:\n%s", b)
+		}
+		r.log.Close()
+	})
 	r.resolv = filepath.Join(t.TempDir(), "resolv.conf")
 	r.writeResolv("nameserver 192.0.2.1\n")
 	cfg := Config{
-		Network:      spec.Network{Name: "web", Subnet6: netip.MustParsePrefix("fd00::/64")},
 		DNS:          DNS{ResolvConf: r.resolv},
 		Datapath:     datapath.Config{Args: []string{"usernet", datapathRole}, Stderr: r.log, Level: slog.LevelWarn, KillOnDenied: true},
 		StateChanged: func(s State) { r.states <- s },
@@ -70,18 +96,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	for _, c := range change {
 		c(&cfg)
 	}
-	if r.Control, err = Start(context.Background(), cfg); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		r.Close()
-		r.log.Close()
-		if t.Failed() {
-			b, _ := os.ReadFile(r.log.Name())
-			t.Logf("datapath log:\n%s", b)
-		}
-	})
-	return r
+	return cfg
 }
 
 func (r *rig) writeResolv(s string) {
@@ -104,18 +119,18 @@ func (r *rig) state(s State) {
 	}
 }
 
-// event waits for an event of a kind, skipping others, and returns its id.
-func (r *rig) event(kind string) string {
+// event waits for an event with a cause, skipping others, and returns its Network and id.
+func (r *rig) event(cause string) (network, id string) {
 	r.t.Helper()
 	limit := time.After(patience)
 	for {
 		select {
 		case e := <-r.events:
-			if string(e.Kind) == kind {
-				return e.ID
+			if e.Cause == cause {
+				return e.Network, e.ID
 			}
 		case <-limit:
-			r.t.Fatalf("no event %s", kind)
+			r.t.Fatalf("no event %s", cause)
 		}
 	}
 }
@@ -131,29 +146,111 @@ func (r *rig) running() {
 	r.state(Running)
 }
 
-// attach gives the Control a TAP and returns its other end.
-func (r *rig) attach(id string) *os.File {
+// add makes a Network whose name is its id.
+func (r *rig) add(id string) {
 	r.t.Helper()
-	a, b, err := sys.Socketpair()
-	if err != nil {
+	if err := r.AddNetwork(spec.Network{ID: id, Name: id}, nil); err != nil {
 		r.t.Fatal(err)
 	}
-	defer a.Close()
-	r.t.Cleanup(func() { b.Close() })
-	if err := r.Attach(spec.Endpoint{ID: id}, a, tap.Info{Name: "eth0", MTU: 1500}); err != nil {
-		r.t.Fatal(err)
-	}
-	return b
 }
 
-// publish publishes one free TCP port of 127.0.0.1.
-func (r *rig) publish() portfwd.Spec {
-	r.t.Helper()
-	bound, err := r.Publish([]portfwd.Spec{{Proto: portfwd.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), Port: 80}})
-	if err != nil || len(bound) != 1 || bound[0].HostPort == 0 {
-		r.t.Fatalf("published %v, %v", bound, err)
+// newTAP returns two ends of something like a TAP; both are closed at the end of the test.
+func newTAP(t testing.TB) (dev, other *os.File) {
+	t.Helper()
+	a, b, err := sys.Socketpair()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return bound[0]
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+var tapInfo = tap.Info{Name: "eth0", MTU: 1500}
+
+// attach gives a Network an Endpoint and returns the other end of its TAP.
+func (r *rig) attach(network, id string) *os.File {
+	r.t.Helper()
+	dev, other := newTAP(r.t)
+	defer dev.Close()
+	if err := r.Attach(network, spec.Endpoint{ID: id}, dev, tapInfo); err != nil {
+		r.t.Fatal(err)
+	}
+	return other
+}
+
+// listen binds free TCP ports of 127.0.0.1; to are the containers' ports.
+func listen(t testing.TB, to ...uint16) []portfwd.Listener {
+	t.Helper()
+	var specs []portfwd.Spec
+	for _, p := range to {
+		specs = append(specs, portfwd.Spec{Proto: portfwd.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), Port: p})
+	}
+	ls, err := portfwd.Listen(specs, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeListeners(ls) })
+	return ls
+}
+
+// publish forwards a port of an Endpoint.
+func (r *rig) publish(network, endpoint string) portfwd.Spec {
+	r.t.Helper()
+	ls := listen(r.t, 80)
+	if err := r.Publish(network, endpoint, ls); err != nil {
+		r.t.Fatal(err)
+	}
+	closeListeners(ls) // they are duplicated
+	return ls[0].Spec
+}
+
+// holds returns what the datapath says that it holds for a Network.
+func (r *rig) holds(network string) map[string]uint64 {
+	r.t.Helper()
+	for {
+		st, err := r.Stats(r.t.Context(), network)
+		if errors.Is(err, errRestarting) || errors.Is(err, datapath.ErrGone) {
+			r.waitRunning()
+			continue
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return st.Drops
+	}
+}
+
+// waitRunning waits until the state is Running.
+func (r *rig) waitRunning() {
+	r.t.Helper()
+	for {
+		select {
+		case s := <-r.states:
+			if s == Running {
+				return
+			}
+		case <-time.After(patience):
+			r.t.Fatal("it does not run")
+		}
+	}
+}
+
+// dump names everything that a datapath holds for a Network, each once.
+func dump(reserved iter.Seq[netip.Prefix], hosts map[string][]netip.Addr, endpoints map[string]spec.Endpoint, ports map[string]string) map[string]uint64 {
+	m := make(map[string]uint64)
+	for p := range reserved {
+		m["reserved "+p.String()] = 1
+	}
+	for n, as := range hosts {
+		m[fmt.Sprintf("host %s %v", n, as)] = 1
+	}
+	for id, e := range endpoints {
+		m[fmt.Sprintf("endpoint %s %v", id, e.Names)] = 1
+	}
+	for id, endpoint := range ports {
+		m["port "+id+" to "+endpoint] = 1
+	}
+	return m
 }
 
 // fetch connects to a published port and returns what it says.
@@ -168,14 +265,14 @@ func fetch(s portfwd.Spec) (string, error) {
 	return string(b), err
 }
 
-func (r *rig) wantFetch(s portfwd.Spec) {
+func (r *rig) wantFetch(s portfwd.Spec, want string) {
 	r.t.Helper()
-	if got, err := fetch(s); got != "web" || err != nil {
+	if got, err := fetch(s); got != want || err != nil {
 		r.t.Errorf("port %s says %q, %v", s, got, err)
 	}
 }
 
-func openFiles(t *testing.T) int {
+func openFiles(t testing.TB) int {
 	t.Helper()
 	e, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", os.Getpid()))
 	if err != nil {
