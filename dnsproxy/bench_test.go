@@ -1,10 +1,14 @@
 package dnsproxy
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 func BenchmarkLocal(b *testing.B) {
@@ -51,4 +55,25 @@ func BenchmarkForwardParallel(b *testing.B) {
 func echo(q []byte, _ netip.AddrPort) []byte {
 	q[2] |= 0x80
 	return q
+}
+
+// BenchmarkSetEndpoint is one Endpoint that comes and goes beside 2000 with four names each, one of which all have (RX-12).
+func BenchmarkSetEndpoint(b *testing.B) {
+	l := newLAN(b, "net")
+	endpoint := func(i int) spec.Endpoint {
+		return spec.Endpoint{
+			ID: fmt.Sprint(i), MAC: l2.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)},
+			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
+			Names: []string{fmt.Sprint("c", i), fmt.Sprint("id", i), fmt.Sprint("host", i), "all"},
+		}
+	}
+	for i := range 2000 {
+		l.networks["net"].SetEndpoint(endpoint(i))
+	}
+	ep := endpoint(2000)
+	b.ReportAllocs()
+	for b.Loop() {
+		l.networks["net"].SetEndpoint(ep)
+		l.networks["net"].RemoveEndpoint(ep.ID)
+	}
 }

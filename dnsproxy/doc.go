@@ -11,11 +11,13 @@
 //
 //  1. Parse (query.go). One question, opcode QUERY, records that do not lie about their lengths.
 //     Everything else gets FORMERR or NOTIMP in twelve bytes, or silence when it is no query at all.
-//  2. Local names (local.go). A name in Config.Hosts is answered at once and never leaves the host, for no
-//     record type: a missing family is NOERROR without data. So is the reverse of a local address.
-//  3. Admission and coalescing (flight.go). A client has at most 256 queries in flight and
-//     all clients together 1024; the next one gets SERVFAIL at once. Queries that ask the same thing
-//     share one flight, so a thousand of them put one query on the wire and do not give
+//  2. Local names. Each client has a view (view.go): its links, the zones of its Networks (zone.go), whether the rest
+//     is forwarded and where. A name that is known is answered at once and never leaves the host, for no
+//     record type: a missing family is NOERROR without data. So is the reverse of a local address. Names of
+//     Networks that the client is not in are not told and do not leave either (directory.go).
+//  3. Admission and coalescing (flight.go). A client has at most 256 queries in flight, all clients of all Servers
+//     of the process together 1024, and each finds room beside the others (package quota); the next one gets
+//     SERVFAIL at once. Queries that ask the same thing of the same upstreams share one flight, so a thousand of them put one query on the wire and do not give
 //     somebody who forges answers a thousand ids to hit (the birthday attack).
 //  4. The flight (forward.go) asks the upstreams in order.
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/quota"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 // held is an upstream that answers only when released.
@@ -352,5 +353,32 @@ func TestOwnAddressOfHost(t *testing.T) {
 	}
 	if src, err := sourceFor(netip.MustParseAddrPort("127.0.0.53:53")); err != nil || src != netip.MustParseAddr("127.0.0.1") {
 		t.Errorf("sourceFor loopback = %v, %v", src, err)
+	}
+}
+
+// DN-19, HC-32: containers that flood, in the same Network or in others of the process, use up their own share of
+// what may be in flight. Another still is answered: local names in no time, others as ever.
+func TestDN19Flood(t *testing.T) {
+	dead := silent(t)
+	l := newLAN(t, "netA", "netB")
+	l.networks["netB"].Configure(Config{Upstreams: []netip.AddrPort{dead.addr}})
+	l.endpoint("netA", "10.1.0.2", spec.Resolver{}, "a2")
+	for i := range 12 {
+		flooder := netip.AddrFrom4([4]byte{10, 2, 0, byte(10 + i)})
+		for j := range 500 {
+			m := question("x.example", uint16(1000+500*i+j))
+			l.networks["netB"].HandleUDP(pack(m), netip.AddrPortFrom(flooder, 1), func([]byte) {})
+		}
+	}
+	if n := l.dir.queries.Used(); n < maxInFlight*9/10 || n > maxInFlight {
+		t.Fatalf("the flood has %d in flight", n)
+	}
+	for range 100 {
+		if got := l.ask("netA", "10.1.0.2", "a2", dns.TypeA); got != "NOERROR A 10.1.0.2" {
+			t.Fatalf("a local name: %q", got)
+		}
+		if got := l.ask("netA", "10.1.0.2", "www.example.com", dns.TypeA); got != forwarded {
+			t.Fatalf("another name: %q", got)
+		}
 	}
 }
