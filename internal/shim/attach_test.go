@@ -22,6 +22,7 @@ type attached struct {
 	t      *testing.T
 	ready  *os.File
 	stderr strings.Builder
+	asker
 }
 
 func startAttach(t *testing.T, cfg AttachConfig) *attached {
@@ -36,7 +37,10 @@ func startAttach(t *testing.T, cfg AttachConfig) *attached {
 	}
 	defer w.Close()
 	a := &attached{Cmd: exec.Command(self(t), attachRole, string(b)), t: t, ready: r}
-	a.ExtraFiles, a.Stderr = []*os.File{w}, &a.stderr
+	its := a.asker.open(t, 4)
+	defer its.Close()
+	a.ExtraFiles, a.Stderr = []*os.File{w, its}, &a.stderr
+	a.Env = append(os.Environ(), changesEnv+"=4")
 	if err := a.Start(); err != nil {
 		t.Fatal(err)
 	}

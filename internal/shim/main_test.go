@@ -243,6 +243,7 @@ type shim struct {
 	t      *testing.T
 	out    *os.File // its standard output
 	stderr bytes.Buffer
+	asker
 }
 
 // start runs a sandbox; the test ends it when it has not ended.
@@ -268,6 +269,10 @@ func startWith(t *testing.T, tc testConfig, script string) *shim {
 	}
 	s := &shim{Cmd: exec.Command(args[0], args[1:]...), t: t, out: r}
 	s.Stdout, s.Stderr = w, &s.stderr
+	its := s.asker.open(t, 3)
+	defer its.Close()
+	s.ExtraFiles = []*os.File{its}
+	s.Env = append(os.Environ(), changesEnv+"=3")
 	// What CMD leaves behind may hold standard error.
 	s.WaitDelay = 10 * time.Second
 	if err := s.Start(); err != nil {

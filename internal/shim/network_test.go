@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,8 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
-// fakeNetwork keeps the TAPs, as a real one does, and notes what happens. Changes are those that its
-// standard input asks for, a line of JSON each, when it is told to read them.
+// fakeNetwork keeps the TAPs, as a real one does, and notes what happens. Changes are those that a socket of the
+// test asks for, a line of JSON each.
 type fakeNetwork struct {
 	failAttach string
 	changes    chan Change // nil when there are never any
@@ -26,18 +27,15 @@ type fakeNetwork struct {
 
 func newFakeNetwork(failAttach, log string) *fakeNetwork {
 	n := &fakeNetwork{failAttach: failAttach, log: log, dev: map[string]*os.File{}}
-	if os.Getenv(changesEnv) != "" {
+	if fd, err := strconv.Atoi(os.Getenv(changesEnv)); err == nil {
 		n.changes = make(chan Change)
-		go n.ask() // ends with the process
+		go n.ask(os.NewFile(uintptr(fd), "changes")) // ends with the process
 	}
 	return n
 }
 
-// changesEnv is set for a shim whose descriptor changesFD has changes.
-const (
-	changesEnv = "USERNET_TEST_CHANGES"
-	changesFD  = 3
-)
+// changesEnv is the number of the descriptor that changes come from.
+const changesEnv = "USERNET_TEST_CHANGES"
 
 // changeLine is a Change on the wire of tests.
 type changeLine struct {
@@ -45,9 +43,8 @@ type changeLine struct {
 	Reply any // hides the channel
 }
 
-// ask passes on the changes of its descriptor, and answers each with a line: the error, or "ok".
-func (n *fakeNetwork) ask() {
-	f := os.NewFile(changesFD, "changes")
+// ask passes on the changes of f, and answers each with a line: the error, or "ok".
+func (n *fakeNetwork) ask(f *os.File) {
 	for s := bufio.NewScanner(f); s.Scan(); {
 		var l changeLine
 		if err := json.Unmarshal(s.Bytes(), &l); err != nil {
@@ -62,7 +59,7 @@ func (n *fakeNetwork) ask() {
 		} else if id := l.Unplug; id != "" {
 			n.drop(id)
 		}
-		fmt.Fprintln(f, answer)
+		fmt.Fprintf(f, "%q\n", answer)
 	}
 }
 
