@@ -57,6 +57,7 @@ type DefaultBridge struct {
 }
 
 // Store is where Networks and leases are kept: JSON by bucket and key. What returned without an error is on disk.
+// *store.Store is one.
 type Store interface {
 	Put(bucket, key string, v any) error
 	Delete(bucket, key string) error
@@ -87,6 +88,7 @@ type Controller struct {
 	dns       DNS
 	pruning   bool
 	closing   bool
+	watching  bool // watchOrphans runs
 }
 
 // New restores the Networks of the store, makes those that are always there, and sets the leases of living
@@ -116,7 +118,7 @@ func New(cfg Config) (*Controller, error) {
 		c.cancel()
 		return nil, err
 	}
-	c.wg.Go(c.watchOrphans)
+	c.watch()
 	return c, nil
 }
 

@@ -156,9 +156,6 @@ func (c *Controller) fillEndpoint(ctx context.Context, sb *Sandbox, ep *endpoint
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.checkMACLocked(ep); err != nil {
-		return err
-	}
 	delete(ep.net.claims, ep.name)
 	ep.net.endpoints[ep.id] = ep
 	sb.endpoints = append(sb.endpoints, ep)
@@ -200,11 +197,15 @@ func (ep *endpoint) forDriver(mac l2.MAC, addr4, addr6 netip.Prefix) driver.Endp
 // unmakeLeg is the reverse of makeLeg.
 func (c *Controller) unmakeLeg(ep *endpoint) {
 	n := ep.net
-	if err := n.drv.Leave(c.ctx, n.id, ep.id); err != nil {
-		c.log.Debug("driver does not let a container leave", "network", n.conf.Name, "container", ep.name, "err", err)
-	}
+	c.leave(ep)
 	if err := n.drv.DeleteEndpoint(c.ctx, n.id, ep.id); err != nil {
 		c.log.Warn("driver keeps an endpoint", "network", n.conf.Name, "container", ep.name, "err", err)
+	}
+}
+
+func (c *Controller) leave(ep *endpoint) {
+	if err := ep.net.drv.Leave(c.ctx, ep.net.id, ep.id); err != nil {
+		c.log.Warn("driver does not let a container leave", "network", ep.net.conf.Name, "container", ep.name, "err", err)
 	}
 }
 
@@ -230,20 +231,6 @@ func (sb *Sandbox) linkOf(ep *endpoint, leg driver.Leg) (plumb.Link, error) {
 		l.LinkLocal = append(l.LinkLocal, netip.PrefixFrom(a, bits))
 	}
 	return l, nil
-}
-
-// checkMACLocked refuses a link address that somebody in the Network has: the switch knows stations by it.
-func (c *Controller) checkMACLocked(ep *endpoint) error {
-	n := ep.net
-	if ep.link.MAC == n.spec.GatewayMAC {
-		return fault.New(fault.Invalid, "invalid endpoint settings:\nMAC address %s is that of the gateway of network %s; choose another", ep.link.MAC, n.conf.Name)
-	}
-	for _, other := range n.endpoints {
-		if other.link.MAC == ep.link.MAC {
-			return fault.New(fault.Conflict, "MAC address %s is in use by container %s in network %s; choose another", ep.link.MAC, other.name, n.conf.Name)
-		}
-	}
-	return nil
 }
 
 // addressMAC is 02:42: and the IPv4 address, as Docker made them before Engine 28.
@@ -290,9 +277,6 @@ func (n *network) admits(e *EndpointConfig) error {
 		}
 	}
 	errs = append(errs, n.checkAddresses(e)...)
-	if e.MAC[0]&1 != 0 {
-		errs = append(errs, fmt.Errorf("invalid MAC address %s: it is a group's", e.MAC))
-	}
 	if len(errs) == 0 {
 		return nil
 	}

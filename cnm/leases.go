@@ -5,11 +5,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/cnm/plumb"
-)
-
-const (
-	bucketNetworks = "networks"
-	bucketLeases   = "leases"
+	"github.com/usernet/usernet/cnm/store"
 )
 
 // networkRecord is a Network on disk.
@@ -30,14 +26,14 @@ type lease struct {
 }
 
 func (c *Controller) writeNetwork(n *network) error {
-	if err := c.cfg.Store.Put(bucketNetworks, n.id, networkRecord{n.created, n.conf, n.subnets}); err != nil {
+	if err := c.cfg.Store.Put(store.Networks, n.id, networkRecord{n.created, n.conf, n.subnets}); err != nil {
 		return fmt.Errorf("keep network %s: %w", n.conf.Name, err)
 	}
 	return nil
 }
 
 func (c *Controller) eraseNetwork(n *network) error {
-	if err := c.cfg.Store.Delete(bucketNetworks, n.id); err != nil {
+	if err := c.cfg.Store.Delete(store.Networks, n.id); err != nil {
 		return fmt.Errorf("forget network %s: %w", n.conf.Name, err)
 	}
 	return nil
@@ -45,14 +41,14 @@ func (c *Controller) eraseNetwork(n *network) error {
 
 func (c *Controller) writeLease(ep *endpoint) error {
 	l := lease{Network: ep.net.id, Sandbox: ep.owner, Name: ep.name, Config: ep.conf, Link: ep.link}
-	if err := c.cfg.Store.Put(bucketLeases, ep.id, l); err != nil {
+	if err := c.cfg.Store.Put(store.Endpoints, ep.id, l); err != nil {
 		return fmt.Errorf("keep the addresses of container %s: %w", ep.name, err)
 	}
 	return nil
 }
 
 func (c *Controller) dropLease(ep *endpoint) {
-	if err := c.cfg.Store.Delete(bucketLeases, ep.id); err != nil {
+	if err := c.cfg.Store.Delete(store.Endpoints, ep.id); err != nil {
 		c.log.Warn("lease not deleted", "network", ep.net.conf.Name, "container", ep.name, "err", err)
 	}
 }

@@ -6,13 +6,27 @@ import (
 	"github.com/usernet/usernet/cnm/fault"
 )
 
+// watch starts watchOrphans if there are any.
+func (c *Controller) watch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watching || c.closing || len(c.orphansLocked()) == 0 {
+		return
+	}
+	c.watching = true
+	c.wg.Go(c.watchOrphans)
+}
+
 // watchOrphans frees what orphans hold when their sandboxes die before they come back. It ends when there are
-// none left: new ones do not come.
+// none left.
 func (c *Controller) watchOrphans() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		orphans := c.orphans()
+		c.mu.Lock()
+		orphans := c.orphansLocked()
+		c.watching = len(orphans) > 0
+		c.mu.Unlock()
 		if len(orphans) == 0 {
 			return
 		}
@@ -29,9 +43,13 @@ func (c *Controller) watchOrphans() {
 	}
 }
 
-func (c *Controller) orphans() (all []*endpoint) {
+func (c *Controller) orphans() []*endpoint {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.orphansLocked()
+}
+
+func (c *Controller) orphansLocked() (all []*endpoint) {
 	for _, n := range c.networks {
 		for _, ep := range n.endpoints {
 			if ep.state == orphaned {

@@ -17,11 +17,27 @@ func (c *Controller) Rejoin(ctx context.Context, s SandboxConfig, r Rejoin, ls [
 		return nil, err
 	}
 	if err := sb.rejoin(r, ls); err != nil {
+		c.orphan(sb)
 		sb.Close()
 		return nil, err
 	}
 	c.later(sb)
 	return sb, nil
+}
+
+// orphan lets go of the legs of a sandbox that could not be taken over: it lives, and may come again.
+func (c *Controller) orphan(sb *Sandbox) {
+	c.mu.Lock()
+	legs := sb.endpoints
+	sb.endpoints = nil
+	for _, ep := range legs {
+		ep.state, ep.sandbox = orphaned, nil
+	}
+	c.mu.Unlock()
+	for _, ep := range legs {
+		c.leave(ep)
+	}
+	c.watch()
 }
 
 func (sb *Sandbox) rejoin(r Rejoin, ls []portfwd.Listener) error {
@@ -63,22 +79,19 @@ func (c *Controller) takeOver(sb *Sandbox, e RejoinEndpoint) (err error) {
 	if err != nil {
 		return err
 	}
-	var undo undo
-	defer undo.unless(&err)
 	if ep == nil {
-		if ep, err = c.remakeEndpoint(sb, e, &undo); err != nil {
+		if ep, err = c.remakeEndpoint(sb, e); err != nil {
 			return err
 		}
 	}
-	if _, err = ep.net.drv.Join(c.ctx, ep.net.id, ep.id, ep.owner); err != nil {
-		return err
-	}
+	// Whether it joined or not, it is the sandbox's now, to be let go of like the others.
+	_, err = ep.net.drv.Join(c.ctx, ep.net.id, ep.id, ep.owner)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(ep.net.claims, ep.name)
 	ep.net.endpoints[ep.id] = ep
 	sb.endpoints = append(sb.endpoints, ep)
-	return nil
+	return err
 }
 
 // claimOrphan finds the orphan that is the leg, nil if there is none.
@@ -101,11 +114,13 @@ func (c *Controller) claimOrphan(sb *Sandbox, e RejoinEndpoint) (*endpoint, erro
 }
 
 // remakeEndpoint makes a leg whose lease was lost.
-func (c *Controller) remakeEndpoint(sb *Sandbox, e RejoinEndpoint, undo *undo) (*endpoint, error) {
+func (c *Controller) remakeEndpoint(sb *Sandbox, e RejoinEndpoint) (_ *endpoint, err error) {
 	links, err := parseLinks(e.Config.Links)
 	if err != nil {
 		return nil, err
 	}
+	var undo undo
+	defer undo.unless(&err)
 	ep := &endpoint{id: e.Link.EndpointID, net: c.networks[e.NetworkID], name: sb.conf.Name, owner: sb.conf.ID,
 		conf: e.Config, links: links, link: e.Link, sandbox: sb}
 	c.mu.Lock()
@@ -119,13 +134,12 @@ func (c *Controller) remakeEndpoint(sb *Sandbox, e RejoinEndpoint, undo *undo) (
 		delete(ep.net.claims, ep.name)
 		c.mu.Unlock()
 	})
-	if err := c.reclaim(ep, undo); err != nil {
+	if err := c.reclaim(ep, &undo); err != nil {
 		return nil, err
 	}
 	if err := c.writeLease(ep); err != nil {
 		return nil, err
 	}
-	undo.add(func() { c.dropLease(ep) })
 	return ep, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/cnm/store"
 )
 
 // What survives, and how it comes back.
@@ -63,7 +64,7 @@ func (c *Controller) restore() error {
 
 func (c *Controller) readNetworks() (map[string]networkRecord, error) {
 	all := make(map[string]networkRecord)
-	err := c.cfg.Store.Each(bucketNetworks, func(id string, raw []byte) error {
+	err := c.cfg.Store.Each(store.Networks, func(id string, raw []byte) error {
 		var r networkRecord
 		if err := json.Unmarshal(raw, &r); err != nil || r.Config.EnableIPv4 == nil || r.Config.EnableIPv6 == nil {
 			c.log.Error("network not restored: its record cannot be read", "id", id, "err", err)
@@ -82,7 +83,7 @@ func (c *Controller) readNetworks() (map[string]networkRecord, error) {
 func (c *Controller) readLeases() (map[string]lease, error) {
 	live := make(map[string]lease)
 	var dead []string
-	err := c.cfg.Store.Each(bucketLeases, func(id string, raw []byte) error {
+	err := c.cfg.Store.Each(store.Endpoints, func(id string, raw []byte) error {
 		var l lease
 		if err := json.Unmarshal(raw, &l); err == nil && c.cfg.Alive(l.Sandbox) {
 			live[id] = l
@@ -95,7 +96,7 @@ func (c *Controller) readLeases() (map[string]lease, error) {
 		return nil, fmt.Errorf("read the leases: %w", err)
 	}
 	for _, id := range dead {
-		if err := c.cfg.Store.Delete(bucketLeases, id); err != nil {
+		if err := c.cfg.Store.Delete(store.Endpoints, id); err != nil {
 			return nil, fmt.Errorf("delete the lease of a sandbox that is gone: %w", err)
 		}
 	}
@@ -216,7 +217,7 @@ func (c *Controller) adoptLease(id string, l lease) (err error) {
 	ep := &endpoint{id: id, name: l.Name, owner: l.Sandbox, conf: l.Config, link: l.Link, state: orphaned}
 	n := c.networks[l.Network]
 	if n == nil {
-		return errors.Join(fault.New(fault.NotFound, "network %s not found", l.Network), c.cfg.Store.Delete(bucketLeases, id))
+		return errors.Join(fault.New(fault.NotFound, "network %s not found", l.Network), c.cfg.Store.Delete(store.Endpoints, id))
 	}
 	ep.net = n
 	if ep.links, err = parseLinks(l.Config.Links); err != nil {
@@ -225,7 +226,7 @@ func (c *Controller) adoptLease(id string, l lease) (err error) {
 	var undo undo
 	defer undo.unless(&err)
 	if err := c.reclaim(ep, &undo); err != nil {
-		return errors.Join(err, c.cfg.Store.Delete(bucketLeases, id))
+		return errors.Join(err, c.cfg.Store.Delete(store.Endpoints, id))
 	}
 	n.endpoints[id] = ep
 	return nil

@@ -1,0 +1,416 @@
+package cnm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/usernet/usernet/cnm/cnmtest"
+	"github.com/usernet/usernet/cnm/driver"
+	"github.com/usernet/usernet/cnm/driver/bridge"
+	"github.com/usernet/usernet/cnm/driver/host"
+	"github.com/usernet/usernet/cnm/driver/null"
+	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/cnm/ipam"
+	"github.com/usernet/usernet/cnm/store"
+	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/tap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a Controller in a world of twins.
+type rig struct {
+	t     *testing.T
+	c     *Controller
+	store *cnmtest.Store
+	dp    *cnmtest.Datapath
+	conf  func(*Config)
+
+	mu    sync.Mutex
+	alive map[string]bool // sandboxes whose shims live
+}
+
+// box is a sandbox of the rig with its shim.
+type box struct {
+	*Sandbox
+	ns *cnmtest.Namespace
+	j  Joined
+}
+
+func newRig(t *testing.T, conf ...func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, store: cnmtest.NewStore(), dp: cnmtest.NewDatapath(), alive: make(map[string]bool)}
+	r.conf = func(c *Config) {
+		for _, f := range conf {
+			f(c)
+		}
+	}
+	r.start()
+	t.Cleanup(func() { r.c.Close() })
+	return r
+}
+
+// start makes a Controller, the first one or the next.
+func (r *rig) start() {
+	r.t.Helper()
+	resolv := filepath.Join(r.t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("nameserver 192.0.2.53\nsearch example.com\noptions edns0\n"), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	var drivers driver.Registry
+	for _, d := range []driver.Driver{bridge.New(), host.New(), null.New()} {
+		if err := drivers.Register(d); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	pools, err := ipam.New(ipam.Config{HostID: "rig"})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cfg := Config{
+		Store: r.store, Datapath: r.dp, Drivers: &drivers, IPAM: ipam.Drivers{"default": pools, "null": ipam.Null{}},
+		ResolvConf: resolv, Alive: r.isAlive,
+	}
+	r.conf(&cfg)
+	if r.c, err = New(cfg); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) isAlive(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alive[id]
+}
+
+func (r *rig) setAlive(id string, alive bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alive[id] = alive
+}
+
+// idOf is the id of the sandbox of that name.
+func idOf(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])
+}
+
+// create makes a Network; subnet may be empty.
+func (r *rig) create(name, subnet string, more ...func(*NetworkConfig)) string {
+	r.t.Helper()
+	conf := NetworkConfig{Name: name}
+	if subnet != "" {
+		conf.IPAM.Subnets = []Subnet{{Prefix: netip.MustParsePrefix(subnet)}}
+	}
+	for _, f := range more {
+		f(&conf)
+	}
+	id, _, err := r.c.Create(context.Background(), conf)
+	if err != nil {
+		r.t.Fatalf("create %s: %v", name, err)
+	}
+	return id
+}
+
+// sandboxConf is a sandbox with legs in these Networks.
+func sandboxConf(name string, networks ...string) SandboxConfig {
+	s := SandboxConfig{ID: idOf(name), Name: name, Kind: "run", Created: time.Unix(1, 0)}
+	for _, n := range networks {
+		s.Networks = append(s.Networks, EndpointConfig{Network: n})
+	}
+	return s
+}
+
+// tryRun starts a sandbox as its shim does: join, make the namespaces, hand over each TAP, go.
+func (r *rig) tryRun(s SandboxConfig) (*box, error) {
+	b := &box{ns: cnmtest.NewNamespace()}
+	r.setAlive(s.ID, true)
+	var err error
+	if b.Sandbox, b.j, err = r.c.Join(context.Background(), s, b.ns); err != nil {
+		r.setAlive(s.ID, false)
+		return nil, err
+	}
+	b.ns.Start(b.j.Links, b.j.Routes, b.j.Files)
+	if err := b.attach(); err != nil {
+		b.Close()
+		return nil, err
+	}
+	b.Started(4711)
+	return b, nil
+}
+
+func (b *box) attach() error {
+	for _, l := range b.ns.Links() {
+		dev, err := cnmtest.TAP()
+		if err != nil {
+			return err
+		}
+		err = b.Attach(l.EndpointID, dev, tap.Info{Name: l.Name})
+		dev.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *rig) run(s SandboxConfig) *box {
+	r.t.Helper()
+	b, err := r.tryRun(s)
+	if err != nil {
+		r.t.Fatalf("run %s: %v", s.Name, err)
+	}
+	r.t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func (r *rig) connect(sandbox, network string) {
+	r.t.Helper()
+	if err := r.c.Connect(context.Background(), sandbox, EndpointConfig{Network: network}); err != nil {
+		r.t.Fatalf("connect %s to %s: %v", sandbox, network, err)
+	}
+}
+
+func (r *rig) disconnect(network, sandbox string) {
+	r.t.Helper()
+	if err := r.c.Disconnect(context.Background(), network, sandbox, false); err != nil {
+		r.t.Fatalf("disconnect %s from %s: %v", sandbox, network, err)
+	}
+}
+
+// leg is one of the sandbox's, by its Network's name.
+func (b *box) leg(network string) EndpointInfo {
+	info, _ := b.c.Sandbox(b.conf.ID)
+	for _, e := range info.Endpoints {
+		if e.NetworkName == network {
+			return e
+		}
+	}
+	return EndpointInfo{}
+}
+
+// settled waits until nothing is left to be told in the background.
+func (r *rig) settled() {
+	r.t.Helper()
+	wait(r.t, "the background to be done", func() bool {
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		for _, sb := range r.c.sandboxes {
+			if sb.syncing || len(sb.op) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func wait(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	enough := time.After(10 * time.Second)
+	for !done() {
+		select {
+		case <-look.C:
+		case <-enough:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// check holds the store, the memory, the datapath and the namespaces against each other: they say the same.
+func (r *rig) check(boxes ...*box) {
+	r.t.Helper()
+	if err := r.differ(boxes...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) differ(boxes ...*box) error {
+	infos := r.c.Networks()
+	if got := r.store.Len(store.Networks); got != len(infos) {
+		return fmt.Errorf("the store has %d networks, the memory %d", got, len(infos))
+	}
+	endpoints, networks := 0, 0
+	var reserved []netip.Prefix
+	for _, n := range infos {
+		endpoints += len(n.Endpoints)
+		for _, s := range n.Subnets {
+			reserved = append(reserved, s.Prefix)
+		}
+		if err := r.sameAddresses(n); err != nil {
+			return err
+		}
+		attached, err := r.sameDatapath(n)
+		if err != nil {
+			return err
+		}
+		if attached > 0 {
+			networks++
+		}
+	}
+	slices.SortFunc(reserved, netip.Prefix.Compare)
+	switch {
+	case r.store.Len(store.Endpoints) != endpoints:
+		return fmt.Errorf("the store has %d leases, the memory %d endpoints", r.store.Len(store.Endpoints), endpoints)
+	case len(r.dp.Networks()) != networks:
+		return fmt.Errorf("the datapath has %d networks, %d are in use", len(r.dp.Networks()), networks)
+	case !slices.Equal(reserved, r.dp.Reserved()):
+		return fmt.Errorf("reserved %v, want %v", r.dp.Reserved(), reserved)
+	}
+	for _, b := range boxes {
+		if err := r.sameNamespace(b); err != nil {
+			return err
+		}
+	}
+	return r.sameLeases()
+}
+
+// sameAddresses counts what is in use against who is there, and finds duplicates.
+func (r *rig) sameAddresses(n NetworkInfo) error {
+	seen := make(map[netip.Addr]string)
+	for i, s := range n.Subnets {
+		want := uint64(3) // network, broadcast, gateway
+		if s.Prefix.Addr().Is6() {
+			want = 2
+		}
+		for _, e := range n.Endpoints {
+			for _, p := range []netip.Prefix{e.Addr4, e.Addr6} {
+				if !p.IsValid() || !s.Prefix.Contains(p.Addr()) {
+					continue
+				}
+				want++
+				if seen[p.Addr()] != "" {
+					return fmt.Errorf("%s and %s both have %s", seen[p.Addr()], e.SandboxName, p.Addr())
+				}
+				seen[p.Addr()] = e.SandboxName
+			}
+		}
+		if got := n.InUse[s.Prefix]; got != want {
+			return fmt.Errorf("network %s, subnet %d: %d addresses in use, want %d", n.Name, i, got, want)
+		}
+	}
+	return nil
+}
+
+// sameDatapath compares the Endpoints of a Network with those the datapath has, and returns their number.
+func (r *rig) sameDatapath(n NetworkInfo) (int, error) {
+	var want []string
+	r.c.mu.Lock()
+	for id, ep := range r.c.networks[n.ID].endpoints {
+		if ep.state == attached {
+			want = append(want, id)
+		}
+	}
+	r.c.mu.Unlock()
+	slices.Sort(want)
+	var got []string
+	if d := r.dp.Network(n.ID); d != nil {
+		for id, s := range d.Endpoints {
+			got = append(got, id)
+			for _, e := range n.Endpoints {
+				if e.ID == id && (!slices.Contains(s.Addrs, e.Addr4.Addr()) || s.MAC != e.MAC) {
+					return 0, fmt.Errorf("the datapath has %v %s for %s", s.Addrs, s.MAC, e.SandboxName)
+				}
+			}
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		return 0, fmt.Errorf("network %s: the datapath has endpoints %v, want %v", n.Name, got, want)
+	}
+	return len(want), nil
+}
+
+// sameNamespace compares a sandbox with its namespaces and its ports with the datapath's.
+func (r *rig) sameNamespace(b *box) error {
+	info, err := r.c.Sandbox(b.conf.ID)
+	if err != nil {
+		return err
+	}
+	var want []string
+	published := make(map[portfwd.Spec]bool)
+	for _, e := range info.Endpoints {
+		want = append(want, e.Interface)
+		if d := r.dp.Network(e.NetworkID); d != nil {
+			for s, ep := range d.Ports {
+				if ep == e.ID {
+					published[s] = true
+				}
+			}
+		}
+	}
+	slices.Sort(want)
+	var got []string
+	for _, l := range b.ns.Links() {
+		got = append(got, l.Name)
+	}
+	r.c.mu.Lock()
+	routes, files := b.routesLocked(), b.filesLocked()
+	r.c.mu.Unlock()
+	switch {
+	case !slices.Equal(got, want):
+		return fmt.Errorf("container %s has interfaces %v, want %v", info.Name, got, want)
+	case b.ns.Routes() != routes:
+		return fmt.Errorf("container %s has routes %+v, want %+v", info.Name, b.ns.Routes(), routes)
+	case len(published) != len(info.Ports):
+		return fmt.Errorf("container %s: %d ports lead to it, want %v", info.Name, len(published), info.Ports)
+	}
+	for _, f := range files {
+		if b.ns.File(f.Path) != f.Content {
+			return fmt.Errorf("container %s: %s is\n%s\nwant\n%s", info.Name, f.Path, b.ns.File(f.Path), f.Content)
+		}
+	}
+	return nil
+}
+
+// sameLeases compares leases with Endpoints.
+func (r *rig) sameLeases() error {
+	return r.store.Each(store.Endpoints, func(id string, raw []byte) error {
+		var l lease
+		if err := json.Unmarshal(raw, &l); err != nil {
+			return err
+		}
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		n := r.c.networks[l.Network]
+		if n == nil || n.endpoints[id] == nil {
+			return fmt.Errorf("lease %s of %s is nobody's", shortID(id), l.Name)
+		}
+		if ep := n.endpoints[id]; ep.owner != l.Sandbox || !reflect.DeepEqual(ep.link, l.Link) {
+			return fmt.Errorf("lease %+v, endpoint %+v", l.Link, ep.link)
+		}
+		return nil
+	})
+}
+
+// wantErr is an error's text and kind.
+func wantErr(t *testing.T, what string, err error, kind fault.Kind, text string) {
+	t.Helper()
+	if err == nil || err.Error() != text || fault.KindOf(err) != kind {
+		t.Errorf("%s:\ngot  %v (kind %d)\nwant %s (kind %d)", what, err, fault.KindOf(err), text, kind)
+	}
+}
+
+func contains(t *testing.T, what, text string, wants ...string) {
+	t.Helper()
+	for _, w := range wants {
+		if !strings.Contains(text, w) {
+			t.Errorf("%s lacks %q:\n%s", what, w, text)
+		}
+	}
+}
