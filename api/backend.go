@@ -22,7 +22,8 @@ type Backend interface {
 	NetworkRemove(ctx context.Context, ref string) error
 	NetworkConnect(ctx context.Context, ref string, r network.ConnectRequest) error
 	NetworkDisconnect(ctx context.Context, ref string, r network.DisconnectRequest) error
-	// NetworkPrune removes the Networks that match and that nothing uses, and returns their names.
+	// NetworkPrune removes the Networks that match and that nothing uses, and returns their names. While it does, another
+	// is a conflict.
 	NetworkPrune(ctx context.Context, match func(network.Inspect) bool) ([]string, error)
 
 	// Containers returns those that run or are about to, the newest first.

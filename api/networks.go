@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"net/http"
 	"strconv"
 
@@ -119,8 +118,6 @@ func (s *server) networkRemove(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errPruning = &fault.Error{Kind: fault.Conflict, Err: errors.New("a prune operation is already running")}
-
 func (s *server) networkPrune(w http.ResponseWriter, r *http.Request) error {
 	f, err := filtersOf(r, pruneFilters...)
 	if err != nil {
@@ -130,10 +127,6 @@ func (s *server) networkPrune(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.pruning.CompareAndSwap(false, true) {
-		return errPruning
-	}
-	defer s.pruning.Store(false)
 	names, err := s.b.NetworkPrune(r.Context(), match)
 	if err != nil {
 		return err

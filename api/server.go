@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -42,12 +42,11 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 
 // server is the handler of everything.
 type server struct {
-	b       Backend
-	o       Options
-	log     *slog.Logger
-	now     func() time.Time
-	mux     *http.ServeMux
-	pruning atomic.Bool
+	b   Backend
+	o   Options
+	log *slog.Logger
+	now func() time.Time
+	mux *http.ServeMux
 }
 
 // NewServer returns the handler of the API without the check of who asks, which Serve adds.
@@ -117,19 +116,19 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Ostype", "linux")
 	h.Set("Docker-Experimental", "false")
 
-	v, path, err := splitVersion(r.URL.Path)
+	u := *r.URL
+	v, path, err := splitVersion(u.Path)
 	if err == nil {
-		err = checkPath(path)
+		// RawPath loses the version as Path does, or an escaped slash in a name would separate.
+		_, u.RawPath, _ = splitVersion(u.EscapedPath())
+		u.Path = path
+		err = checkPath(path, u.EscapedPath())
 	}
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
 	r2 := r.WithContext(context.WithValue(r.Context(), versionKey{}, v))
-	u := *r.URL
-	// RawPath loses the version as Path did, or an escaped slash in a name would separate.
-	_, u.RawPath, _ = splitVersion(u.EscapedPath())
-	u.Path = path
 	r2.URL = &u
 	// The mux would answer a wrong method with 405 and another body than clients read.
 	if _, pattern := s.mux.Handler(r2); pattern == "" {
@@ -141,10 +140,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var errNoPage = fault.New(fault.NotFound, "page not found")
 
-// checkPath refuses what no route means, before a name in it gets anywhere (LU-07).
-func checkPath(path string) error {
-	for _, seg := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(path, "/"), "/"), "/") {
-		if seg == "" || seg == "." || seg == ".." {
+// checkPath refuses what no route means, before a name in it gets anywhere (LU-07). What is escaped in a segment is
+// the text of a name, and no separator.
+func checkPath(path, escaped string) error {
+	for _, seg := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(escaped, "/"), "/"), "/") {
+		if name, err := url.PathUnescape(seg); err != nil || name == "" || name == "." || name == ".." {
 			return errNoPage
 		}
 	}

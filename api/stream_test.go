@@ -8,9 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -119,29 +117,6 @@ func TestEventsEndWithClient(t *testing.T) {
 	if !b.cancelled {
 		t.Error("the subscription outlives its client")
 	}
-}
-
-// C-pr1: one prune at a time.
-func TestPruneSingleFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newFake()
-		b.hold = make(chan struct{})
-		s := at(b)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if w := ask(s, "POST", "/networks/prune", ""); w.Code != 200 {
-				t.Errorf("first: %d %s", w.Code, w.Body)
-			}
-		})
-		synctest.Wait()
-		w := ask(s, "POST", "/networks/prune", "")
-		checkFailure(t, "second", w.Code, w.Header(), w.Body.Bytes(), 409, "a prune operation is already running")
-		close(b.hold)
-		wg.Wait()
-		if w := ask(s, "POST", "/networks/prune", ""); w.Code != 200 {
-			t.Errorf("third: %d %s", w.Code, w.Body)
-		}
-	})
 }
 
 // FT-14: a client that goes away mid-call ends the call's context, and leaves the server as it was.

@@ -46,9 +46,14 @@ func connectable(networkName string, c found) error {
 	case c.joined == nil && mode == privateMode:
 		return fault.New(fault.Invalid, "container %s has a private network, which no other can be added to; start it with --network NAME", c.Name)
 	case c.joined == nil:
-		return fault.New(fault.Unavailable, "container %s is not connected to this daemon yet; try again", c.Name)
+		return notYet(c)
 	}
 	return nil
+}
+
+// notYet is said of a container whose shim has not found this daemon since the last one ended.
+func notYet(c found) error {
+	return fault.New(fault.Unavailable, "container %s is not connected to this daemon yet; try again", c.Name)
 }
 
 // NetworkDisconnect implements api.Backend. With Force the container need not exist: the Endpoint goes by its name.
@@ -67,8 +72,12 @@ func (e *Engine) NetworkDisconnect(ctx context.Context, ref string, r network.Di
 		return fault.New(fault.Invalid, "cannot disconnect container from host network - container was created in host network mode")
 	case n.Name == network.NetworkNone && c.mode() == network.NetworkNone:
 		return fault.New(fault.Invalid, "cannot disconnect container from none network - container was created without a network")
-	case c.joined == nil:
+	case c.joined == nil && !c.entry.Joined():
 		return fault.New(fault.Internal, "container %s is not connected to network %s", c.ID, n.Name)
+	case c.joined == nil && !r.Force:
+		return notYet(c)
+	case c.joined == nil:
+		return e.c.Disconnect(ctx, n.ID, c.Name, true)
 	}
 	return e.c.Disconnect(ctx, n.ID, c.ID, r.Force)
 }

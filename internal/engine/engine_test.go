@@ -173,6 +173,8 @@ func TestConnect(t *testing.T) {
 		{id: "C-di1", network: "web", container: "alone", disconnect: true, want: "container " + idNone + " is not connected to network web"},
 		{id: "C-di1", network: "web", container: "ghost", disconnect: true, want: "No such container: ghost"},
 		{id: "C-di2", network: "web", container: "ghost", disconnect: true, force: true, call: "tear " + netWeb + " ghost"},
+		{id: "FT-12", network: "web", container: "lost", disconnect: true, want: "container lost is not connected to this daemon yet; try again"},
+		{id: "FT-12", network: "web", container: "lost", disconnect: true, force: true, call: "tear " + netWeb + " lost"},
 		{id: "DH", network: "host", container: "onhost", disconnect: true, want: "cannot disconnect container from host network - container was created in host network mode"},
 		{id: "DN", network: "none", container: "alone", disconnect: true, want: "cannot disconnect container from none network - container was created without a network"},
 	} {
