@@ -24,7 +24,7 @@ import (
 //  2. A helper, the hidden role __tap, is run inside by nsenter (helper_linux.go), because a
 //     multi-threaded process cannot enter a user namespace. It makes and configures the interfaces, sends
 //     their TAPs back and exits.
-//  3. The TAPs go to the Network. A helper writes files into the container (beneath_linux.go), and the
+//  3. The TAPs go to the Network. A helper writes files into the container (below_linux.go), and the
 //     caller is told that it is ready.
 //  4. Attach waits for the end of the process or of the path (watch_linux.go), for a signal, or for the
 //     network to fail. For each change meanwhile (changes_linux.go) a helper is run again. Closing the last

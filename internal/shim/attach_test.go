@@ -2,6 +2,7 @@ package shim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,11 +10,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/cnm/plumb"
 )
 
 // attached is a running Attach.
@@ -76,7 +80,13 @@ func (a *attached) ended() {
 // container starts a process in namespaces of its own.
 func container(t *testing.T, flags ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("unshare", append(flags, "--net", "/bin/sh", "-c", "echo ready; exec sleep 1000")...)
+	return containerRunning(t, "echo ready; exec sleep 1000", flags...)
+}
+
+// containerRunning runs a script in namespaces of its own and waits until it says "ready".
+func containerRunning(t *testing.T, script string, flags ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("unshare", append(flags, "--net", "/bin/sh", "-c", script)...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -231,5 +241,130 @@ func TestAttachUserns(t *testing.T) {
 	b := startAttach(t, AttachConfig{PID: c.Process.Pid, Userns: fmt.Sprintf("/proc/%d/ns/user", other.Process.Pid)})
 	if err := b.Wait(); err == nil || !strings.Contains(b.stderr.String(), "no rights in the namespace") {
 		t.Errorf("%v: %s", err, b.stderr.String())
+	}
+}
+
+// ownEtc is a script that gives a container an /etc of its own.
+const ownEtc = `mount -t tmpfs t /etc; echo theirs > /etc/resolv.conf; echo theirs > /etc/hosts; `
+
+// ownedContainer is a container with a mount namespace in which setup has been done.
+func ownedContainer(t *testing.T, setup string) *exec.Cmd {
+	t.Helper()
+	return containerRunning(t, setup+"echo ready; exec sleep 1000", "--user", "--map-root-user", "--mount")
+}
+
+// readBelow reads a file as process pid sees it.
+func readBelow(t *testing.T, pid int, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root%s", pid, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+var attachFiles = []plumb.File{{Path: "/etc/resolv.conf", Content: "nameserver 10.0.2.3\n"}}
+
+// TestAttachChanges: an attached namespace has the changes that a sandbox has.
+func TestAttachChanges(t *testing.T) {
+	c := ownedContainer(t, ownEtc)
+	a := startAttach(t, AttachConfig{PID: c.Process.Pid, Files: attachFiles})
+	a.waitReady()
+	if got := readBelow(t, c.Process.Pid, "/etc/resolv.conf"); got != attachFiles[0].Content {
+		t.Errorf("resolv.conf: %q", got)
+	}
+	checkChanges(t, &a.asker, c.Process.Pid)
+	a.changed(Change{Files: []plumb.File{{Path: "/etc/resolv.conf", Content: "x\n"}, {Path: "/etc/hosts", Content: "y\n"}}})
+	if r, h := readBelow(t, c.Process.Pid, "/etc/resolv.conf"), readBelow(t, c.Process.Pid, "/etc/hosts"); r != "x\n" || h != "y\n" {
+		t.Errorf("resolv.conf %q, hosts %q", r, h)
+	}
+	a.changed(Change{Signal: syscall.SIGKILL})
+	a.ended()
+}
+
+// TestAttachFilesHostile: whatever a container has in place of its files, nothing but a file of its own is written,
+// and the network works all the same (LU-19).
+func TestAttachFilesHostile(t *testing.T) {
+	canary := filepath.Join(t.TempDir(), "canary")
+	for name, setup := range map[string]string{
+		"link out":         `ln -sf ` + canary + ` /etc/resolv.conf`,
+		"link to the root": `mkdir /etc/x; mount --bind / /etc/x; ln -sf /etc/x` + canary + ` /etc/resolv.conf`,
+		"directory link":   `ln -s ` + filepath.Dir(canary) + ` /etc/d; rm /etc/resolv.conf; ln -s d/canary /etc/resolv.conf`,
+		"FIFO":             `rm /etc/resolv.conf; mkfifo /etc/resolv.conf`,
+		"device":           `mount --bind /dev/zero /etc/resolv.conf`,
+		"proc":             `mount --bind /proc/self/comm /etc/resolv.conf`,
+		"directory":        `rm /etc/resolv.conf; mkdir /etc/resolv.conf`,
+		"missing":          `rm /etc/resolv.conf`,
+		"read-only":        `mount -o remount,ro /etc`,
+		"the host's":       `umount /etc`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(canary, []byte("untouched\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			host, err := os.ReadFile("/etc/resolv.conf")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := ownedContainer(t, ownEtc+setup+"; ")
+			a := startAttach(t, AttachConfig{PID: c.Process.Pid, Files: attachFiles})
+			a.waitReady()
+			if b, err := os.ReadFile(canary); err != nil || string(b) != "untouched\n" {
+				t.Errorf("the canary is now %q, %v", b, err)
+			}
+			if b, err := os.ReadFile("/etc/resolv.conf"); err != nil || string(b) != string(host) {
+				t.Errorf("the host's file is now %q, %v", b, err)
+			}
+			wantInside(t, c.Process.Pid, devices, "eth0 ")
+		})
+	}
+}
+
+// TestWriteBelowFlipped: a path that flips between a file and a link out never leads out (LU-19).
+func TestWriteBelowFlipped(t *testing.T) {
+	dir, canary := t.TempDir(), filepath.Join(t.TempDir(), "canary")
+	if err := os.WriteFile(canary, []byte("untouched"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/etc", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(dir+"/etc/resolv.conf", nil, 0o600),
+		os.Symlink(canary, dir+"/etc/link")); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := unix.Renameat2(unix.AT_FDCWD, dir+"/etc/link", unix.AT_FDCWD, dir+"/etc/resolv.conf", unix.RENAME_EXCHANGE); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	written := 0
+	for range 10000 {
+		if writeBelow(root, attachFiles) == nil {
+			written++
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if b, err := os.ReadFile(canary); err != nil || string(b) != "untouched" {
+		t.Errorf("the canary is now %q, %v", b, err)
+	}
+	if written == 0 || written == 10000 {
+		t.Errorf("%d of 10000 were written: the flipping was not seen", written)
 	}
 }

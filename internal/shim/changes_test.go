@@ -223,9 +223,9 @@ func TestSignalsByNetwork(t *testing.T) {
 		stop bool
 		code int
 	}{
-		"TERM":                   {syscall.SIGTERM, false, 143},
-		"KILL":                   {syscall.SIGKILL, false, 137},
-		"KILL with init stopped": {syscall.SIGKILL, true, ExitFailure},
+		"TERM":               {syscall.SIGTERM, false, 143},
+		"KILL":               {syscall.SIGKILL, false, 137},
+		"init stopped, KILL": {syscall.SIGKILL, true, ExitFailure},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -203,7 +203,7 @@ func help(c *conn) error {
 	}
 	ns := netns.Namespace{Log: m.Setup.Log.logger()}
 	if m.Kind == kindChange {
-		return answer(c, ns, m, func(files []plumb.File) error { return writeBeneath(m.file, files) })
+		return answer(c, ns, m, func(files []plumb.File) error { return writeBelow(m.file, files) })
 	}
 	if err := makeNetwork(c, ns, m.Setup.Links, m.Setup.Routes); err != nil {
 		return err

@@ -40,10 +40,12 @@ func openBelow(root *os.File, path string, flags int, resolve uint64) (*os.File,
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &fs)); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	// Files of these file systems are switches, not files.
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || fs.Type == unix.PROC_SUPER_MAGIC || fs.Type == unix.SYSFS_MAGIC {
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("it is not an ordinary file")}
 	}
 	// The number is that of a descriptor of ours, so this link leads to nothing but what was looked at.
@@ -54,8 +56,8 @@ func openBelow(root *os.File, path string, flags int, resolve uint64) (*os.File,
 	return f, nil
 }
 
-// writeBeneath gives files below root other content. Those written before one that cannot be stay written.
-func writeBeneath(root *os.File, files []plumb.File) error {
+// writeBelow gives files below root other content. Those written before one that cannot be stay written.
+func writeBelow(root *os.File, files []plumb.File) error {
 	if root == nil {
 		return errors.New("message change has no root")
 	}
