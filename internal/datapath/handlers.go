@@ -121,6 +121,7 @@ func (s *server) addNetwork(body json.RawMessage) (any, error) {
 	}
 	n := &network{backend: b, hosts: q.Hosts}
 	s.networks[id] = n
+	s.memory.added(len(s.networks))
 	s.setDNS(n)
 	return nil, nil
 }
@@ -135,7 +136,9 @@ func (s *server) removeNetwork(body json.RawMessage) (any, error) {
 		return nil, err
 	}
 	delete(s.networks, q.Network)
-	return nil, b.Close()
+	err = b.Close()
+	s.memory.removed(len(s.networks))
+	return nil, err
 }
 
 func (s *server) update(body json.RawMessage) (any, error) {

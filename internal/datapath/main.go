@@ -34,16 +34,6 @@ func environment() []string {
 	return env
 }
 
-const (
-	// gcPercent lets the heap grow to five times what is live before it is collected. What is live
-	// without traffic is 2 to 3 MiB, for which the default would collect every 4 MiB of allocation,
-	// hundreds of times a second at 10 Gbit/s; the price is at most 20 MiB.
-	gcPercent = 400
-	// memoryLimit is where the collector starts to work harder instead of growing: twice the cap on
-	// all TCP buffers together, 512 MiB.
-	memoryLimit = 1 << 30
-)
-
 // flags are the role's own arguments; Main parses them.
 func (c Config) flags() []string {
 	f := []string{fmt.Sprintf("--log-level=%d", int(c.Level))}

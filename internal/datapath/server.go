@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,12 +29,14 @@ type server struct {
 	log    *slog.Logger
 	report confine.Report
 
+	memory *memory
+
 	networks  map[string]*network // by id
 	upstreams []netip.AddrPort    // for all of them
 
 	events chan Event
-	stop   chan struct{}  // closed by close
-	wg     sync.WaitGroup // sendEvents
+	stop   context.CancelFunc // called by close
+	wg     sync.WaitGroup     // sendEvents, memory.run
 }
 
 // network is a live Network and what its resolver was told.
@@ -43,9 +46,11 @@ type network struct {
 }
 
 func newServer(c *wire.Conn, host Host, report confine.Report, log *slog.Logger) *server {
-	s := &server{c: c, host: host, log: log, report: report, networks: make(map[string]*network),
-		events: make(chan Event, eventQueue), stop: make(chan struct{})}
-	s.wg.Go(s.sendEvents)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &server{c: c, host: host, log: log, report: report, memory: newMemory(),
+		networks: make(map[string]*network), events: make(chan Event, eventQueue), stop: cancel}
+	s.wg.Go(func() { s.sendEvents(ctx) })
+	s.wg.Go(func() { s.memory.run(ctx) })
 	return s
 }
 
@@ -146,10 +151,10 @@ func (s *server) event(e Event) {
 	}
 }
 
-func (s *server) sendEvents() {
+func (s *server) sendEvents(ctx context.Context) {
 	for {
 		select {
-		case <-s.stop:
+		case <-ctx.Done():
 			return
 		case e := <-s.events:
 			err := s.sendEvent(e)
@@ -173,7 +178,7 @@ func (s *server) setDNS(n *network) {
 	n.backend.SetDNS(dnsproxy.Config{Upstreams: s.upstreams, Hosts: n.hosts})
 }
 
-// close ends the Networks, which resets their flows, and the goroutine that sends events. The socket
+// close ends the Networks, which resets their flows, and the goroutines. The socket
 // is the caller's.
 func (s *server) close() {
 	for id, n := range s.networks {
@@ -182,6 +187,6 @@ func (s *server) close() {
 		}
 	}
 	clear(s.networks)
-	close(s.stop)
+	s.stop()
 	s.wg.Wait()
 }

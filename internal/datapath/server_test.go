@@ -339,7 +339,7 @@ func FuzzMessage(f *testing.F) {
 			return // the fake's own tricks
 		}
 		log := slog.New(slog.DiscardHandler)
-		s := &server{host: newFakeHost(log), log: log, networks: make(map[string]*network), events: make(chan Event, 1)}
+		s := &server{host: newFakeHost(log), log: log, memory: newMemory(), networks: make(map[string]*network), events: make(chan Event, 1)}
 		for _, id := range []string{"n", "other"} {
 			if _, err := s.handle(message{Kind: kindAddNetwork, Body: json.RawMessage(`{"network":{"id":"` + id + `"}}`)}, nil); err != nil {
 				t.Fatal(err)

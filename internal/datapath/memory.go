@@ -1,0 +1,102 @@
+package datapath
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"time"
+)
+
+const (
+	// gcPercent lets the heap grow to five times what is live before it is collected. What is live
+	// without traffic is 2 to 3 MiB, for which the default would collect every 4 MiB of allocation,
+	// hundreds of times a second at 10 Gbit/s; the price is at most 20 MiB.
+	gcPercent = 400
+	// gcPercentMany is for a process with so many Networks that the heap is large without traffic: at 1 000 of them
+	// the same factor would be 300 MiB. The default collects every 70 MiB then, rarely enough.
+	gcPercentMany = 100
+	// fewNetworks is how many pay gcPercent; twice as many pay the half of it beyond gcPercentMany, and so on.
+	fewNetworks = 16
+	// memoryLimit is where the collector starts to work harder instead of growing: twice the cap on
+	// all TCP buffers together, 512 MiB.
+	memoryLimit = 1 << 30
+
+	// trimNetworks is how many Networks it takes for their memory, 200 KiB each, to be worth a collection.
+	trimNetworks = 16
+	// trimDelay lets the rest of many Networks end.
+	trimDelay = 5 * time.Second
+)
+
+// memory keeps what the process has of the host near what it needs, as Networks come and go. The runtime alone
+// collects when the heap grows, so what a thousand Networks leave behind would stay. Its methods belong
+// to one goroutine, run to another.
+type memory struct {
+	percent    int
+	gone       int           // Networks removed since the last trim
+	trim       chan struct{} // of one element
+	setPercent func(int) int
+	free       func()
+}
+
+func newMemory() *memory {
+	return &memory{percent: gcPercent, trim: make(chan struct{}, 1), setPercent: debug.SetGCPercent, free: giveBack}
+}
+
+// giveBack returns to the host what is not used.
+func giveBack() {
+	// What has a finalizer (every socket) or lies in a pool is freed by the second collection.
+	runtime.GC()
+	debug.FreeOSMemory()
+}
+
+// percentFor is the collector's setting for a number of Networks. It has few steps, because each change of it
+// stops the process for a moment.
+func percentFor(networks int) int {
+	more := gcPercent - gcPercentMany
+	for n := fewNetworks; n < networks; n *= 2 {
+		more /= 2
+	}
+	return gcPercentMany + more
+}
+
+// added is told of a Network more.
+func (m *memory) added(networks int) { m.set(networks) }
+
+// removed is told of a Network less.
+func (m *memory) removed(networks int) {
+	m.set(networks)
+	if m.gone++; m.gone < trimNetworks {
+		return
+	}
+	m.gone = 0
+	select {
+	case m.trim <- struct{}{}:
+	default: // one is on its way
+	}
+}
+
+func (m *memory) set(networks int) {
+	if p := percentFor(networks); p != m.percent {
+		m.percent = p
+		m.setPercent(p)
+	}
+}
+
+// run gives memory back when many Networks have gone, until ctx ends.
+func (m *memory) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.trim:
+		}
+		t := time.NewTimer(trimDelay)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+			m.free()
+		}
+	}
+}
