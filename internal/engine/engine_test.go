@@ -44,7 +44,7 @@ func TestNetworkInspect(t *testing.T) {
 	}
 }
 
-// DN1, DH1: containers without a network or on the host's are shown in these networks.
+// C-in1: containers without a network or on the host's are shown in these networks.
 func TestUnmanagedNetworks(t *testing.T) {
 	e, _, _ := rig(t)
 	list, err := e.Networks(t.Context())
@@ -168,13 +168,13 @@ func TestConnect(t *testing.T) {
 		{id: "DN", network: "web", container: "alone", want: private},
 		{id: "DN", network: "none", container: "c1", want: private},
 		{id: "M5", network: "web", container: "priv", want: "container priv has a private network, which no other can be added to; start it with --network NAME"},
-		{id: "FT", network: "web", container: "lost", want: "container lost is not connected to this daemon yet; try again"},
+		{id: "lost", network: "web", container: "lost", want: "container lost is not connected to this daemon yet; try again"},
 		{id: "C-di1", network: "web", container: "c1", disconnect: true, call: "disconnect " + netWeb + " " + idC1},
 		{id: "C-di1", network: "web", container: "alone", disconnect: true, want: "container " + idNone + " is not connected to network web"},
 		{id: "C-di1", network: "web", container: "ghost", disconnect: true, want: "No such container: ghost"},
 		{id: "C-di2", network: "web", container: "ghost", disconnect: true, force: true, call: "tear " + netWeb + " ghost"},
-		{id: "FT-12", network: "web", container: "lost", disconnect: true, want: "container lost is not connected to this daemon yet; try again"},
-		{id: "FT-12", network: "web", container: "lost", disconnect: true, force: true, call: "tear " + netWeb + " lost"},
+		{id: "lost", network: "web", container: "lost", disconnect: true, want: "container lost is not connected to this daemon yet; try again"},
+		{id: "lost", network: "web", container: "lost", disconnect: true, force: true, call: "tear " + netWeb + " lost"},
 		{id: "DH", network: "host", container: "onhost", disconnect: true, want: "cannot disconnect container from host network - container was created in host network mode"},
 		{id: "DN", network: "none", container: "alone", disconnect: true, want: "cannot disconnect container from none network - container was created without a network"},
 	} {
