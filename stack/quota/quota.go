@@ -7,11 +7,14 @@
 // follows what is free, as in a switch whose ports share their packet memory (Choudhury and Hahne, "Dynamic
 // queue length thresholds", 1998):
 //
-//	a holder may take another while  held < weight × free
+//	a holder may take another while  held < weight × (free - kept)
 //
-// So a holder alone gets weight/(weight+1) of the Pool, n greedy ones get weight/(n×weight+1) each, and there is
-// always something left for the one that comes next. What a holder has is never taken away: a greedy one
-// only gets no more until others have caught up.
+// So a holder alone gets weight/(weight+1) of the Pool and n greedy ones weight/(n×weight+1) each, when they come
+// together; one that comes when others are full gets the same part of what they left. What a holder has is never taken
+// away: a greedy one only gets no more until others have caught up.
+//
+// The parts of what was left become small. Therefore a 32nd of the Pool is kept for holders that have
+// nearly nothing, a 512th of it: sixteen newcomers find room beside any number of greedy holders.
 package quota
 
 import (
@@ -19,13 +22,17 @@ import (
 	"sync"
 )
 
-// weight is how many times what is free one holder may have: 8/9 of the Pool for one alone, 8/17 each for
-// two. A lower one would keep more back from a Network that is alone, as most are.
-const weight = 8
+const (
+	// weight is how many times what is free one holder may have: 8/9 of the Pool for one alone, 8/17 each for
+	// two. A lower one would keep more back from a Network that is alone, as most are.
+	weight = 8
+	// keptPart and smallPart of the Pool are what is kept, and what a holder may have of that.
+	keptPart, smallPart = 32, 512
+)
 
 // Pool is a number of things that holders share. It is safe for concurrent use.
 type Pool struct {
-	total int
+	total, kept, small int
 
 	mu   sync.Mutex // a leaf; guards used and the held of every Share
 	used int
@@ -36,7 +43,7 @@ func NewPool(total int) *Pool {
 	if total <= 0 {
 		total = math.MaxInt / (2 * weight)
 	}
-	return &Pool{total: total}
+	return &Pool{total: total, kept: total / keptPart, small: max(1, total/smallPart)}
 }
 
 // Used is how many things are taken.
@@ -65,7 +72,8 @@ func (s *Share) Take() (all int, ok bool) {
 	p := s.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if free := p.total - p.used; free <= 0 || s.held >= weight*free {
+	free := p.total - p.used
+	if free <= 0 || s.held >= p.small && s.held >= weight*(free-p.kept) {
 		return p.used, false
 	}
 	s.held++

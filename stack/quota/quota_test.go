@@ -19,16 +19,14 @@ func takeAll(s *Share) (n int) {
 // RX-06, HC-32: one Network gets nearly all, several share, and the next one always finds something.
 func TestRX06Shares(t *testing.T) {
 	p := NewPool(36864)
-	for n, want := range []int{32768, 3640, 404} { // 8/9 of what is there, then of what is left
+	// 8/9 of what is not kept, then of what is left; and of what is kept a 512th of the whole each.
+	for n, want := range []int{31744, 3527, 392, 72, 72, 72, 72, 72, 72, 72} {
 		if got := takeAll(p.Share()); got < want || got > want+want/10+1 {
 			t.Errorf("holder %d got %d, want about %d", n, got, want)
 		}
 	}
-	if p.Used() >= 36864 {
-		t.Error("nothing is left")
-	}
 	// Side by side they get the same.
-	p = NewPool(17000)
+	p = NewPool(17548) // of which 548 are kept
 	a, b := p.Share(), p.Share()
 	for more := true; more; {
 		_, okA := a.Take()
@@ -43,7 +41,7 @@ func TestRX06Shares(t *testing.T) {
 func TestSmallPools(t *testing.T) {
 	for total := 1; total < 20; total++ {
 		s := NewPool(total).Share()
-		if got := takeAll(s); got < max(1, total*8/9) || got > total {
+		if got := takeAll(s); got < max(1, total*7/8) || got > total {
 			t.Errorf("of %d one holder gets %d", total, got)
 		}
 	}
@@ -55,19 +53,19 @@ func TestSmallPools(t *testing.T) {
 // A slow twin counts; no more is out than there is, and what was refused was over the rule.
 func TestPoolModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		total := rapid.IntRange(1, 40).Draw(t, "total")
+		total := rapid.IntRange(1, 1200).Draw(t, "total")
 		p := NewPool(total)
 		shares := []*Share{p.Share(), p.Share(), p.Share()}
 		held := make([]int, len(shares))
-		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+		for range rapid.IntRange(1, 2000).Draw(t, "steps") {
 			i := rapid.IntRange(0, len(shares)-1).Draw(t, "holder")
 			used := held[0] + held[1] + held[2]
-			if held[i] > 0 && rapid.Bool().Draw(t, "give") {
+			if held[i] > 0 && rapid.IntRange(0, 9).Draw(t, "give") == 0 {
 				shares[i].Give()
 				held[i]--
 				continue
 			}
-			want := used < total && held[i] < weight*(total-used)
+			want := used < total && (held[i] < max(1, total/512) || held[i] < 8*(total-used-total/32))
 			all, ok := shares[i].Take()
 			if ok != want {
 				t.Fatalf("take with %d held, %d of %d used: %v", held[i], used, total, ok)
