@@ -13,9 +13,9 @@
 //  1. A file is parsed (parse.go) before bbolt sees it: read, not mapped, every length checked, every page visited
 //     once. What comes out is compared with a sum that was written in the same transaction as the records it
 //     sums up. Damage anywhere that matters is seen; damage in unused pages is not, and does not matter.
-//  2. After each transaction the file is copied beside itself (FILE.copy, renamed into place). When the file is
-//     damaged, or its copy is newer, the copy is used; the damaged one is kept as FILE.bad-TIME. When both are, there
-//     is nothing left but to begin anew, which the log says.
+//  2. After each transaction the file is read back and parsed, and what was read is its copy (FILE.copy, renamed
+//     into place). When the file is damaged, or its copy is newer, the copy is used; the damaged one is kept as
+//     FILE.bad-TIME. When both are, there is nothing left but to begin anew, which the log says.
 //  3. bbolt runs with faults turned into panics, and panics into errors: a file that somebody shortens under a
 //     running daemon costs one failed change. The next one writes the file anew from memory.
 //
@@ -34,8 +34,8 @@
 //
 // # Limits
 //
-// A change copies the file: with 1 000 networks about 1 MiB, well below the cost of the fsyncs. A file is at most
-// 256 MiB, some hundred thousand records.
+// A change reads the file and writes the copy: with 1 000 networks about 1 MiB and no more than the fsyncs cost. A file
+// is at most 256 MiB, some hundred thousand records.
 //
 // # Concurrency
 //

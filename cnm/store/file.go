@@ -19,19 +19,24 @@ const maxFile = 256 << 20
 
 // readState reads and checks a file. It is fs.ErrNotExist where there is none.
 func readState(path string) (state, error) {
-	f, err := os.Open(path)
+	b, err := readFile(path)
 	if err != nil {
 		return state{}, err
+	}
+	return parse(b)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return state{}, err
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
-	if len(b) > maxFile {
-		return state{}, fmt.Errorf("larger than %d bytes", maxFile)
-	}
-	return parse(b)
+	return b, err
 }
 
 // load finds the newest state there is, and sees to it that the file has it or is not there.
@@ -95,9 +100,12 @@ func (s *Store) readyLocked() error {
 	if s.db != nil {
 		return nil
 	}
-	if found, err := readState(s.path); err != nil || found.header != s.state.header {
+	if s.verifyLocked(s.state.header) != nil {
 		if err := s.rewriteLocked(); err != nil {
 			return fmt.Errorf("write %s: %w", s.path, err)
+		}
+		if err := s.verifyLocked(s.state.header); err != nil {
+			return fmt.Errorf("read back %s: %w", s.path, err)
 		}
 	}
 	db, err := openDatabase(s.path)
@@ -105,7 +113,23 @@ func (s *Store) readyLocked() error {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
 	s.db = db
-	s.copyLocked()
+	return nil
+}
+
+// verifyLocked reads the file back. When it has what the header says, it is copied.
+func (s *Store) verifyLocked(h header) error {
+	b, err := readFile(s.path)
+	if err != nil {
+		return err
+	}
+	found, err := parse(b)
+	if err == nil && found.header != h {
+		err = fmt.Errorf("generation %d, want %d", found.Generation, h.Generation)
+	}
+	if err != nil {
+		return err
+	}
+	s.copyLocked(b)
 	return nil
 }
 
@@ -142,33 +166,24 @@ func (s *Store) dropLocked() {
 	}
 }
 
-// copyLocked copies the file. A failure is worth a line in the log and no more: the change itself is safe.
-func (s *Store) copyLocked() {
-	err := copyFile(s.path, s.copyPath())
+// copyLocked writes the copy. A failure is worth a line in the log and no more: the change itself is safe.
+func (s *Store) copyLocked(b []byte) {
+	err := replace(s.copyPath(), b)
 	if err != nil && !s.copyFailed {
 		s.log.Warn("state file could not be copied; damage to it would cost the latest changes", "path", s.path, "err", err)
 	}
 	s.copyFailed = err != nil
 }
 
-func copyFile(from, to string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	fresh := to + ".new"
-	dst, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	err = errors.Join(err, dst.Close())
+// replace makes b the content of a file, all or nothing as long as there is no power cut.
+func replace(path string, b []byte) error {
+	fresh := path + ".new"
+	err := os.WriteFile(fresh, b, 0o600)
 	if err == nil {
-		err = os.Rename(fresh, to)
+		err = os.Rename(fresh, path)
 	}
 	if err != nil {
-		os.Remove(fresh) // best effort: the next copy begins by truncating it
+		os.Remove(fresh) // best effort: the next one begins by truncating it
 	}
 	return err
 }

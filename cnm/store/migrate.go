@@ -28,11 +28,7 @@ func (s *Store) migrate(old state) (state, error) {
 			"run that one, or move this file and %s away to begin without networks", s.path, old.Schema, want, s.copyPath())
 	}
 	kept := fmt.Sprintf("%s.schema-%d", s.path, old.Schema)
-	err := copyFile(s.path, kept)
-	if errors.Is(err, fs.ErrNotExist) { // the state came out of the copy
-		err = copyFile(s.copyPath(), kept)
-	}
-	if err != nil {
+	if err := s.keep(kept); err != nil {
 		return state{}, fmt.Errorf("keep a copy before migration: %w", err)
 	}
 	now := state{header: header{Schema: want, Generation: old.Generation}, records: old.records.clone()}
@@ -45,4 +41,16 @@ func (s *Store) migrate(old state) (state, error) {
 	now.advance()
 	s.log.Info("state file migrated", "path", s.path, "from", old.Schema, "to", want, "kept", kept)
 	return now, nil
+}
+
+// keep copies what a state was read from.
+func (s *Store) keep(path string) error {
+	b, err := readFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) { // it came out of the copy
+		b, err = readFile(s.copyPath())
+	}
+	if err != nil {
+		return err
+	}
+	return replace(path, b)
 }

@@ -224,7 +224,11 @@ func (s *Store) commitLocked(staged image) error {
 		}
 	}
 	next.advance()
-	if err := s.db.commit(staged, next.header); err != nil {
+	err := s.db.commit(staged, next.header)
+	if err == nil {
+		err = s.verifyLocked(next.header)
+	}
+	if err != nil {
 		s.dropLocked()
 		if again := s.readyLocked(); again != nil {
 			s.log.Error("state file is not what it should be; it is written anew before the next change", "path", s.path, "err", again)
@@ -239,6 +243,5 @@ func (s *Store) commitLocked(staged image) error {
 	}
 	s.state.header, s.state.digest = next.header, next.digest
 	s.mu.Unlock()
-	s.copyLocked()
 	return nil
 }

@@ -1,19 +1,304 @@
 package store
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
+// record is what the tests keep.
+type record struct {
+	Name string
+	N    int
+}
+
+// a place is a state file and what was logged about it.
+type place struct {
+	path string
+	log  bytes.Buffer
+}
+
+func newPlace(t testing.TB) *place {
+	return &place{path: filepath.Join(t.TempDir(), "state", "networks.db")}
+}
+
+func (p *place) open(t testing.TB) *Store {
+	t.Helper()
+	s, err := Open(p.path, slog.New(slog.NewTextHandler(&p.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// reopen closes a Store and opens its file again.
+func (p *place) reopen(t testing.TB, s *Store) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return p.open(t)
+}
+
+// files returns the names beside the state file that match.
+func (p *place) files(t testing.TB, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(p.path + pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// names returns the names of a bucket's records by key, checked to be in order.
+func names(t testing.TB, s *Store, bucket string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	last := ""
+	err := s.Each(bucket, func(key string, raw []byte) error {
+		if key <= last && last != "" {
+			t.Errorf("%q comes after %q", key, last)
+		}
+		last = key
+		var r record
+		err := json.Unmarshal(raw, &r)
+		all[key] = r.Name
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func want(t testing.TB, s *Store, bucket string, want map[string]string) {
+	t.Helper()
+	if got := names(t, s, bucket); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s: %v, want %v", bucket, got, want)
+	}
+}
+
+func put(t testing.TB, s *Store, bucket, key, name string) {
+	t.Helper()
+	if err := s.Put(bucket, key, record{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRecordsSurvive(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	put(t, s, Networks, "b", "web")
+	put(t, s, Networks, "a", "db")
+	put(t, s, Networks, "c", "gone")
+	put(t, s, Endpoints, "a", "leg")
+	put(t, s, Networks, "b", "web2")
+	if err := s.Delete(Networks, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(Networks, "never there"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		want(t, s, Networks, map[string]string{"a": "db", "b": "web2"})
+		want(t, s, Endpoints, map[string]string{"a": "leg"})
+		var r record
+		if ok, err := s.Get(Networks, "b", &r); !ok || err != nil || r.Name != "web2" {
+			t.Errorf("get: %v %v %v", ok, err, r)
+		}
+		if ok, err := s.Get(Networks, "c", &r); ok || err != nil {
+			t.Errorf("get a deleted record: %v %v", ok, err)
+		}
+		s = p.reopen(t, s)
+	}
+	if p.log.Len() > 0 {
+		t.Errorf("log of a sound file:\n%s", &p.log)
+	}
+}
+
+func TestUpdateIsAllOrNothing(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	put(t, s, Networks, "a", "old")
+	stop := errors.New("stop")
+	err := s.Update(func(tx *Tx) error {
+		tx.Delete(Networks, "a")
+		return errors.Join(tx.Put(Endpoints, "e", record{Name: "leg"}), stop)
+	})
+	if !errors.Is(err, stop) {
+		t.Errorf("error %v", err)
+	}
+	for _, bad := range []struct {
+		bucket, key string
+		v           any
+	}{{"", "k", 1}, {Networks, "", 1}, {headerBucket, headerKey, 1}, {Networks, "k", func() {}}, {Networks, strings.Repeat("k", maxKey+1), 1}} {
+		if err := s.Put(bad.bucket, bad.key, bad.v); err == nil {
+			t.Errorf("put %.20q in %q: no error", bad.key, bad.bucket)
+		}
+	}
+	want(t, s, Networks, map[string]string{"a": "old"})
+	want(t, s, Endpoints, map[string]string{})
+	err = s.Update(func(tx *Tx) error {
+		tx.Delete(Networks, "a")
+		return errors.Join(tx.Put(Networks, "b", record{Name: "new"}), tx.Put(Endpoints, "e", record{Name: "leg"}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = p.reopen(t, s)
+	want(t, s, Networks, map[string]string{"b": "new"})
+	want(t, s, Endpoints, map[string]string{"e": "leg"})
+}
+
+// Nobody else reads what a user's networks are, whatever the file and its directory were before.
+func TestModes(t *testing.T) {
+	p := newPlace(t)
+	for range 2 {
+		s := p.open(t)
+		put(t, s, Networks, "a", "web")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range append(p.files(t, "*"), filepath.Dir(p.path)) {
+			info, err := os.Stat(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has mode %v", f, info.Mode())
+			}
+		}
+		for _, err := range []error{os.Chmod(p.path, 0o644), os.Chmod(filepath.Dir(p.path), 0o755)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// LU-05 as far as the state goes: a second daemon is told, soon, and the first goes on.
+func TestOneOpener(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	begin := time.Now()
+	_, err := open(p.path, nil, migrations, 50*time.Millisecond)
+	if !errors.Is(err, ErrInUse) || time.Since(begin) > time.Second {
+		t.Errorf("second opener: %v after %v", err, time.Since(begin))
+	}
+	put(t, s, Networks, "a", "web")
+	p.reopen(t, s)
+}
+
+func TestClosed(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	put(t, s, Networks, "a", "web")
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Put(Networks, "b", record{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("put: %v", err)
+	}
+}
+
+// A list is answered from memory: the files may be gone.
+func TestListReadsNoDisk(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	put(t, s, Networks, "a", "web")
+	for _, f := range p.files(t, "*") {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, s, Networks, map[string]string{"a": "web"})
+}
+
+// Readers see a change whole or not at all, and never wait for the disk.
+func TestParallel(t *testing.T) {
+	p := newPlace(t)
+	s := p.open(t)
+	const writers, changes = 4, 20
+	var wg, readers sync.WaitGroup
+	stop := make(chan struct{})
+	for w := range writers {
+		wg.Go(func() {
+			for i := range changes {
+				err := s.Update(func(tx *Tx) error {
+					r := record{Name: fmt.Sprint(i), N: i}
+					return errors.Join(tx.Put(Networks, fmt.Sprint(w), r), tx.Put(Networks, fmt.Sprint(w+writers), r))
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	readers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			got := names(t, s, Networks)
+			for w := range writers {
+				if a, b := got[fmt.Sprint(w)], got[fmt.Sprint(w+writers)]; a != b {
+					t.Errorf("half a change: %s and %s", a, b)
+				}
+			}
+		}
+	})
+	wg.Wait()
+	close(stop)
+	readers.Wait()
+	s = p.reopen(t, s)
+	for key, name := range names(t, s, Networks) {
+		if name != fmt.Sprint(changes-1) {
+			t.Errorf("%s is %s", key, name)
+		}
+	}
+	if s.state.Generation != 1+writers*changes {
+		t.Errorf("generation %d", s.state.Generation)
+	}
+}
+
+// What one change costs, with as many networks as there are by then.
 func BenchmarkPut(b *testing.B) {
-	s, err := Open(filepath.Join(b.TempDir(), "networks.db"), nil)
+	p := newPlace(b)
+	s := p.open(b)
+	for i := 0; b.Loop(); i++ {
+		put(b, s, Networks, fmt.Sprintf("%064x", i), fmt.Sprintf("%0500d", i))
+	}
+}
+
+func BenchmarkList1000(b *testing.B) {
+	p := newPlace(b)
+	s := p.open(b)
+	err := s.Update(func(tx *Tx) error {
+		for i := range 1000 {
+			if err := tx.Put(Networks, fmt.Sprintf("%064x", i), record{Name: fmt.Sprintf("%0500d", i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
-	for i := 0; b.Loop(); i++ {
-		if err := s.Put(Networks, fmt.Sprintf("%064x", i), map[string]string{"name": fmt.Sprint(i), "x": fmt.Sprintf("%0500d", i)}); err != nil {
+	for b.Loop() {
+		if err := s.Each(Networks, func(string, []byte) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
