@@ -28,14 +28,18 @@ type Directory struct {
 }
 
 // NewDirectory makes a Directory without Networks. internal reports whether an address may be a container's, of a
-// live Network or not: nobody outside is asked for its name. It may be nil.
-func NewDirectory(internal func(netip.Addr) bool) *Directory {
+// live Network or not: nobody outside is asked for its name. It may be nil. queries is how many queries the process may
+// have in flight, each of which is a descriptor or two; 0 and what is more than 1024 mean 1024.
+func NewDirectory(internal func(netip.Addr) bool, queries int) *Directory {
+	if queries <= 0 || queries > maxInFlight {
+		queries = maxInFlight
+	}
 	if internal == nil {
 		internal = func(netip.Addr) bool { return false }
 	}
 	return &Directory{
 		internal: internal,
-		queries:  quota.NewPool(maxInFlight), conns: quota.NewPool(maxConns),
+		queries:  quota.NewPool(queries), conns: quota.NewPool(maxConns),
 		zones: make(map[string]*zone), bySuffix: make(map[string][]*zone), names: make(map[string]int),
 	}
 }

@@ -104,7 +104,7 @@ func New(e Env, n spec.Network) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.dir == nil {
-		s.dir = NewDirectory(nil)
+		s.dir = NewDirectory(nil, 0)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.flight.init(n.Limits.DNSQueries, s.dir.queries)

@@ -27,7 +27,7 @@ type lan struct {
 func newLAN(t testing.TB, names ...string) *lan {
 	t.Helper()
 	reserved := netip.MustParsePrefix("10.0.0.0/8")
-	l := &lan{t: t, dir: NewDirectory(reserved.Contains), networks: make(map[string]*Server)}
+	l := &lan{t: t, dir: NewDirectory(reserved.Contains, 0), networks: make(map[string]*Server)}
 	l.asked.Store(new([]string))
 	l.up = startUpstream(t, func(q []byte, from netip.AddrPort) []byte {
 		var m dns.Msg

@@ -37,7 +37,7 @@ func TestDN18ZoneModel(t *testing.T) {
 	const network = "lan.example"
 	name := rapid.SampledFrom([]string{"a", "B", "b", "c.d", "web", "a.lan"})
 	rapid.Check(t, func(t *rapid.T) {
-		dir := NewDirectory(nil)
+		dir := NewDirectory(nil, 0)
 		z := newZone(spec.Network{ID: "n", Name: network}, dir, slog.New(slog.DiscardHandler))
 		dir.add(z)
 		slow := slowNames{}

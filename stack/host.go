@@ -28,12 +28,13 @@ type Host struct {
 	udp, ping   *quota.Pool
 }
 
-// Of 16 parts of the process's descriptors that many are for flows of each kind, each of which has one. The rest are for
-// name servers, TAPs, listeners and control (RX-06).
+// Of 16 parts of the process's descriptors that many are for flows of each kind and for queries to name servers, each of
+// which has one. The rest are for TAPs, listeners and control (RX-06).
 const (
 	tcpDescriptors  = 9
 	udpDescriptors  = 4
 	pingDescriptors = 1
+	dnsDescriptors  = 1
 )
 
 // NewHost makes a Host without Networks. It holds nothing that needs an end.
@@ -52,7 +53,7 @@ func NewHost(o HostOptions) *Host {
 		gateways: gateway.NewShared(part(tcpDescriptors)),
 		udp:      part(udpDescriptors), ping: part(pingDescriptors),
 	}
-	h.names = dnsproxy.NewDirectory(h.reserved.Contains)
+	h.names = dnsproxy.NewDirectory(h.reserved.Contains, o.Descriptors*dnsDescriptors/16)
 	return h
 }
 
