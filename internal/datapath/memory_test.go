@@ -42,6 +42,7 @@ func TestTrim(t *testing.T) {
 			m.removed(1)
 		}
 		time.Sleep(2 * trimDelay)
+		synctest.Wait()
 		if freed != 0 {
 			t.Fatal("for a few")
 		}
@@ -60,6 +61,7 @@ func TestTrim(t *testing.T) {
 			m.removed(1)
 		}
 		time.Sleep(3 * trimDelay)
+		synctest.Wait()
 		if freed < 2 || freed > 3 {
 			t.Fatalf("freed %d times", freed)
 		}
