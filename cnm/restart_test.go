@@ -1,0 +1,244 @@
+package cnm
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/usernet/usernet/cnm/cnmtest"
+	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/cnm/store"
+	"github.com/usernet/usernet/portfwd"
+)
+
+var errDisk = errors.New("no space left on device")
+
+func newRigNamespace() *cnmtest.Namespace { return cnmtest.NewNamespace() }
+
+// restart ends the daemon and its datapath as a kill does, and starts the next ones.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.c.Close()
+	r.dp = cnmtest.NewDatapath()
+	r.start()
+}
+
+// kept are duplicates of the sockets, as a shim has them.
+func (b *box) kept(t *testing.T) (ls []portfwd.Listener) {
+	t.Helper()
+	for _, l := range b.bound {
+		f, err := dupFile(l.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ls = append(ls, portfwd.Listener{Spec: l.Spec, File: f})
+	}
+	return ls
+}
+
+// rejoin does what a shim does that finds a new daemon.
+func (r *rig) rejoin(b *box, ls []portfwd.Listener) (*box, error) {
+	info := Rejoin{PID: 4711}
+	for _, ep := range b.endpoints {
+		if slices.ContainsFunc(b.ns.Links(), func(l plumb.Link) bool { return l.EndpointID == ep.id }) {
+			info.Endpoints = append(info.Endpoints, RejoinEndpoint{Config: ep.conf, NetworkID: ep.net.id, Link: ep.link})
+		}
+	}
+	next := &box{ns: b.ns}
+	var err error
+	if next.Sandbox, err = r.c.Rejoin(context.Background(), b.conf, info, ls, b.ns); err != nil {
+		return nil, err
+	}
+	r.t.Cleanup(func() { next.Close() })
+	return next, next.attach()
+}
+
+// TestRejoin is FT-02 and FT-21 as far as control goes: after a kill everything is as it was, and in between nobody
+// gets what is in use.
+func TestRejoin(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	r.create("n2", "10.2.0.0/24")
+	s := sandboxConf("c1", "n1", "n2")
+	s.Publish = []portfwd.Spec{local(0, 80)}
+	b := r.run(s)
+	r.settled()
+	info, _ := r.c.Sandbox("c1")
+	ls := b.kept(t)
+	r.restart()
+	r.check()
+	n, _ := r.c.Network("n1")
+	if len(n.Endpoints) != 1 || n.Endpoints[0].SandboxID != "" || n.Endpoints[0].SandboxName != "c1" {
+		t.Errorf("before it comes back its leg is %+v", n.Endpoints)
+	}
+	early := r.run(sandboxConf("c2", "n1"))
+	if early.leg("n1").Addr4 != netip.MustParsePrefix("10.1.0.3/24") {
+		t.Errorf("another got %v", early.leg("n1").Addr4)
+	}
+	wantErr(t, "connect", r.c.Connect(context.Background(), "c1", EndpointConfig{Network: "bridge"}), fault.Unavailable,
+		"container c1 is coming back to a new daemon; try again")
+	next, err := r.rejoin(b, ls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.settled()
+	r.check(next, early)
+	got, _ := r.c.Sandbox("c1")
+	if !slices.Equal(got.Ports, info.Ports) || got.PID != 4711 || len(r.leads(next)) != 1 {
+		t.Errorf("ports %v, pid %d, leading to %v", got.Ports, got.PID, r.leads(next))
+	}
+	for i, e := range got.Endpoints {
+		was := info.Endpoints[i]
+		if e.ID != was.ID || e.Addr4 != was.Addr4 || e.MAC != was.MAC || e.Interface != was.Interface {
+			t.Errorf("leg %+v was %+v", e, was)
+		}
+	}
+	r.connect("c1", "bridge") // it is a sandbox as any other
+	r.check(next)
+}
+
+// TestRejoinWithoutLease: a store that lost the lease still gives the same leg, unless somebody else has the address.
+func TestRejoinWithoutLease(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	b, c := r.run(sandboxConf("c1", "n1")), r.run(sandboxConf("c2", "n1"))
+	for _, id := range []string{b.leg("n1").ID, c.leg("n1").ID} {
+		if err := r.store.Delete(store.Endpoints, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.restart()
+	next, err := r.rejoin(c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.run(sandboxConf("thief", "n1"))
+	_, err = r.rejoin(b, nil)
+	wantErr(t, "taken", err, fault.Forbidden, "take over container c1: Address already in use")
+	r.settled()
+	r.check(next)
+}
+
+// TestRejoinRefused: what cannot be taken over in full stays aside, and the shim may try again.
+func TestRejoinRefused(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	r.create("n2", "10.2.0.0/24")
+	b := r.run(sandboxConf("c1", "n1", "n2"))
+	r.restart()
+	lost, err := r.c.find("n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.endpoints[1].net = &network{id: idOf("n2")} // as if it had been made in a store that is gone
+	_, err = r.rejoin(b, nil)
+	wantErr(t, "unknown network", err, fault.NotFound, "take over container c1: network "+idOf("n2")+" not found")
+	r.check()
+	if n, _ := r.c.Network("n1"); len(n.Endpoints) != 1 || n.Endpoints[0].SandboxID != "" {
+		t.Errorf("n1 has %+v", n.Endpoints)
+	}
+	b.endpoints[1].net = lost
+	next, err := r.rejoin(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.settled()
+	r.check(next)
+}
+
+// TestReboot is FT-12: nobody lives, so nothing is in use.
+func TestReboot(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	r.run(sandboxConf("c1", "n1"))
+	r.run(sandboxConf("c2"))
+	r.alive = make(map[string]bool)
+	r.restart()
+	r.check()
+	if n := r.store.Len(store.Endpoints); n != 0 {
+		t.Errorf("%d leases are left", n)
+	}
+	if got := r.run(sandboxConf("c3", "n1")).leg("n1").Addr4; got != netip.MustParsePrefix("10.1.0.2/24") {
+		t.Errorf("the first address is not free: got %v", got)
+	}
+}
+
+// TestForce is FT-15 and C-di2: a leg of a sandbox that does not come back goes by its name, not by its id.
+func TestForce(t *testing.T) {
+	r := newRig(t)
+	ctx := context.Background()
+	r.create("n1", "10.1.0.0/24")
+	b := r.run(sandboxConf("c1", "n1"))
+	r.restart()
+	if err := r.c.Remove(ctx, "n1"); fault.KindOf(err) != fault.Forbidden {
+		t.Errorf("a network in use was removed: %v", err)
+	}
+	wantErr(t, "without force", r.c.Disconnect(ctx, "n1", "c1", false), fault.NotFound, "No such container: c1")
+	wantErr(t, "by id", r.c.Disconnect(ctx, "n1", b.conf.ID, true), fault.NotFound, "No such container: "+b.conf.ID)
+	if err := r.c.Disconnect(ctx, "n1", "c1", true); err != nil {
+		t.Error(err)
+	}
+	r.check()
+	if err := r.c.Remove(ctx, "n1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOrphanDies: one whose shim dies before it comes back frees its addresses within seconds (LU-20).
+func TestOrphanDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.create("n1", "10.1.0.0/24")
+		b := r.run(sandboxConf("c1", "n1"))
+		r.restart()
+		synctest.Wait()
+		r.setAlive(b.conf.ID, false)
+		begin := time.Now()
+		for len(r.c.orphans()) > 0 && time.Since(begin) < 5*time.Second {
+			<-time.After(100 * time.Millisecond)
+			synctest.Wait()
+		}
+		if n := len(r.c.orphans()); n != 0 {
+			t.Errorf("%d legs are held after 5 s", n)
+		}
+		r.check()
+	})
+}
+
+// TestShutdown: a daemon that ends leaves its sandboxes what they have.
+func TestShutdown(t *testing.T) {
+	r := newRig(t)
+	b := r.run(sandboxConf("c1"))
+	r.settled()
+	r.c.Close()
+	b.Close() // the connection to its shim ends with the daemon
+	if n := r.store.Len(store.Endpoints); n != 1 {
+		t.Errorf("%d leases are left, want that of the living sandbox", n)
+	}
+	if _, _, err := r.c.Join(context.Background(), sandboxConf("c2"), newRigNamespace()); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("joined a closed controller: %v", err)
+	}
+}
+
+// TestBadRecords: records nobody can read cost their own Networks and nothing else.
+func TestBadRecords(t *testing.T) {
+	r := newRig(t)
+	id := r.create("n1", "10.1.0.0/24")
+	for key, v := range map[string]any{idOf("a"): "text", idOf("b"): map[string]any{"config": nil}, idOf("c"): 7} {
+		if err := r.store.Put(store.Networks, key, v); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.store.Put(store.Endpoints, key, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.restart()
+	if n, err := r.c.Network("n1"); err != nil || n.ID != id || len(r.c.Networks()) != 4 {
+		t.Errorf("Network = %v, %v of %d", n.ID, err, len(r.c.Networks()))
+	}
+}
