@@ -139,6 +139,7 @@ type Gateway struct {
 	neighbours neighbours
 	reasm      reassembly
 	icmpErrors *ip.Limiters
+	echoes     *ip.Limiters // pings to our own addresses
 
 	syns           synQuotes
 	handshakes     *handshakes
@@ -178,6 +179,7 @@ func New(cfg Config) (*Gateway, error) {
 		flowLimit:      orDefault(cfg.Spec.Limits.TCPFlows, defaultFlows),
 		flows:          newFlowCount(cfg.Shared.flows.Share()),
 		icmpErrors:     ip.NewLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
+		echoes:         ip.NewLimiters(echoesPerSecond, echoesPerSecond),
 	}
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
@@ -222,14 +224,17 @@ func (g *Gateway) Use(s Services) error {
 // (promiscuous) and sends as every source (spoofing), since it speaks for the whole outside.
 func (g *Gateway) newStack() error {
 	g.link = newLinkEndpoint(g)
+	protocols := []gvstack.NetworkProtocolFactory{
+		// The resolver answers at a loopback address; inputFrame lets no other in.
+		ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+		arp.NewProtocol,
+	}
+	if g.has6() { // it is a third of an idle Network's memory
+		// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
+		protocols = append(protocols, ipv6.NewProtocolWithOptions(ipv6.Options{}))
+	}
 	g.stack = gvstack.New(gvstack.Options{
-		NetworkProtocols: []gvstack.NetworkProtocolFactory{
-			// The resolver answers at a loopback address; inputFrame lets no other in.
-			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
-			// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
-			ipv6.NewProtocolWithOptions(ipv6.Options{}),
-			arp.NewProtocol,
-		},
+		NetworkProtocols:   protocols,
 		TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
 	})
 	if err := g.setTCPOptions(); err != nil {
@@ -246,7 +251,7 @@ func (g *Gateway) newStack() error {
 			routes = append(routes, tcpip.Route{Destination: toSubnet(p), NIC: nicID})
 		}
 	}
-	if g.cfg.Spec.Subnet6.IsValid() {
+	if g.has6() {
 		g.linkLL = LinkLocal(g.cfg.Spec.GatewayMAC)
 		routes = append(routes, tcpip.Route{Destination: toSubnet(netip.MustParsePrefix("fe80::/64")), NIC: nicID})
 	}
@@ -255,6 +260,9 @@ func (g *Gateway) newStack() error {
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	return g.addAddresses()
 }
+
+// has6 reports whether the Network has IPv6.
+func (g *Gateway) has6() bool { return g.cfg.Spec.Subnet6.IsValid() }
 
 // addAddresses gives netstack the addresses we answer at. Those where the name server is go into dnsAddrs, and all but
 // the resolver's into own: nobody asks the link for that one, and it does not answer pings.

@@ -18,6 +18,9 @@ const (
 	icmp6NeighborAdv = 136
 )
 
+// echoesPerSecond bounds the pings to our own addresses that are answered to one container (HC-26).
+const echoesPerSecond = 1000
+
 func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 	b := p.Payload()
 	if len(b) < 8 {
@@ -26,6 +29,8 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 	}
 	if _, _, echo := p.ICMPEcho(); echo {
 		switch {
+		case g.own[p.Dst] && !g.echoes.Allow(time.Now(), p.MAC):
+			g.drops.Add(drop.ICMPLimit)
 		case g.own[p.Dst]:
 			g.link.inject(f, netProto(p.Src), p.Data)
 		case p.Group || p.Dst.IsMulticast():

@@ -225,6 +225,26 @@ func TestNoSmurf(t *testing.T) {
 	packettest.Run(t, &packettest.Result{Drops: b.drops}, packettest.OnlyDropped(drop.NotForUs, 5))
 }
 
+// HC-26, HC-32: of a flood of pings a thousand a second are answered, and another container's are all.
+func TestHC26EchoLimit(t *testing.T) {
+	b := newBench(t)
+	start := time.Now()
+	const asked = 3000
+	for i := range asked {
+		b.send(packettest.Echo(container4, testNet.Gateway4, 1, uint16(i), nil))
+	}
+	most := echoesPerSecond + int(time.Since(start)/(time.Second/echoesPerSecond)) + 1
+	if n := len(b.link.take()); n < echoesPerSecond || n > most {
+		t.Errorf("%d of %d pings were answered, want %d to %d", n, asked, echoesPerSecond, most)
+	}
+	for i := range 100 {
+		b.frames(packettest.Frame(otherMAC, testNet.GatewayMAC, packettest.Echo(other4, testNet.Gateway4, 2, uint16(i), nil)))
+	}
+	if n := len(b.link.take()); n != 100 {
+		t.Errorf("%d of another's 100 pings were answered", n)
+	}
+}
+
 // TestUnknownProtocol: what the NAT does not carry is said so.
 func TestUnknownProtocol(t *testing.T) {
 	b := newBench(t)

@@ -123,11 +123,11 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 		}
 		return
 	}
-	g.learn(p.Src, p.MAC)
 	if r := g.admit(p); r != drop.None {
 		g.drops.Add(r)
 		return
 	}
+	g.learn(p.Src, p.MAC)
 	if p.TTL <= 1 && p.Dst != spec.LoopbackDNS && !g.own[p.Dst] && !p.Dst.IsMulticast() && !p.Group {
 		g.drops.Add(drop.TTLExceeded)
 		g.icmpError(p, ip.TTLExceeded, 0)
@@ -149,15 +149,15 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 	g.reasm.Release(whole)
 }
 
-// admit refuses, without an answer, what is for a loopback address other than the resolver's, and in a Network
-// without a gateway all but the resolver's.
+// admit refuses, without an answer, what is for a loopback address other than the resolver's, IPv6 where the Network
+// has none, and in a Network without a gateway all but what is for the resolver.
 func (g *Gateway) admit(p *ip.Packet) drop.Reason {
 	switch {
 	case p.Dst == spec.LoopbackDNS:
 		return drop.None // inputPacket looks at the port
 	case p.Dst.IsLoopback():
 		return drop.Loopback
-	case g.cfg.Spec.NoGateway:
+	case g.cfg.Spec.NoGateway, p.Is6() && !g.has6():
 		return drop.NotForUs
 	}
 	return drop.None

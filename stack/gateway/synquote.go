@@ -7,10 +7,10 @@ import (
 
 // synQuotes remembers the headers of SYNs that are being dialled, for the ICMP error that may have
 // to quote them: netstack does not give them out. It is a ring; a flood pushes out the oldest,
-// which costs them their ICMP error and nothing else.
+// which costs them their ICMP error and nothing else. A Network that nobody uses has none.
 type synQuotes struct {
 	mu   sync.Mutex
-	ring [512]synQuote             // guarded by mu
+	ring *[512]synQuote            // guarded by mu; nil before the first
 	at   map[[2]netip.AddrPort]int // guarded by mu; key: source, destination
 	next int                       // guarded by mu
 }
@@ -28,7 +28,7 @@ func (s *synQuotes) put(src, dst netip.AddrPort, packet []byte) {
 	i, ok := s.at[key]
 	if !ok {
 		if s.at == nil {
-			s.at = make(map[[2]netip.AddrPort]int)
+			s.at, s.ring = make(map[[2]netip.AddrPort]int), new([512]synQuote)
 		}
 		i = s.next
 		s.next = (s.next + 1) % len(s.ring)

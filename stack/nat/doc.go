@@ -20,7 +20,7 @@
 //
 // Input and Flush may be called by many goroutines; a container's packets come from one, and leave in
 // order. Each socket has a goroutine parked in the poller, started with the flow, ended by closing the socket,
-// waited for by Close. One more per UDP and per Ping expires flows, and sleeps until the next one is due. The lock
+// waited for by Close. One more per UDP and per Ping, from the first flow on, expires flows and sleeps until the next one is due. The lock
 // order is written at flows.
 //
 // # Limits

@@ -74,7 +74,9 @@ type flows struct {
 	mu      sync.Mutex // guards what follows
 	table   *table[*flow]
 	sleepTo time.Time // when the expiry goroutine looks next
-	closed  bool
+	// expiring says that there is an expiry goroutine; a Network that nobody uses has none.
+	expiring bool
+	closed   bool
 }
 
 func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network, t *table[*flow]) *flows {
@@ -92,7 +94,6 @@ func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network,
 	s.sendBufs.New = func() any { return newSendBuf() }
 	s.recvBufs.New = func() any { return newRecvBuf() }
 	s.errBufs.New = func() any { return newErrBuf() }
-	s.wg.Go(s.expire)
 	return s
 }
 
@@ -154,6 +155,10 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 		return nil
 	}
 	s.wg.Go(func() { s.receive(f, sock) })
+	if !s.expiring {
+		s.expiring = true
+		s.wg.Go(s.expire)
+	}
 	nearer := s.sleepTo.IsZero() || now.Add(s.table.idle[e.class]).Before(s.sleepTo)
 	s.mu.Unlock()
 	if nearer {
