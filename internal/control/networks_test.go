@@ -180,7 +180,9 @@ func TestAttachDoesNotGrow(t *testing.T) {
 	for n < 1950 {
 		attach()
 	}
-	if last := testing.AllocsPerRun(50, attach); last > 1.5*first {
+	// The events of the fake and the watches allocate too, now and then. One for each Endpoint that is there
+	// would be thousands.
+	if last := testing.AllocsPerRun(50, attach); last > first+200 {
 		t.Errorf("%v allocations at %d, %v at the first", last, n, first)
 	}
 }

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,9 +33,9 @@ func TestPercent(t *testing.T) {
 func TestTrim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		freed := 0
+		var freed atomic.Int32
 		m := newMemory()
-		m.setPercent, m.free = func(p int) int { return p }, func() { freed++ }
+		m.setPercent, m.free = func(p int) int { return p }, func() { freed.Add(1) }
 		go m.run(ctx)
 		defer synctest.Wait()
 		defer cancel()
@@ -43,27 +44,27 @@ func TestTrim(t *testing.T) {
 		}
 		time.Sleep(2 * trimDelay)
 		synctest.Wait()
-		if freed != 0 {
+		if freed.Load() != 0 {
 			t.Fatal("for a few")
 		}
 		m.removed(1)
 		time.Sleep(trimDelay - time.Nanosecond)
 		synctest.Wait()
-		if freed != 0 {
+		if freed.Load() != 0 {
 			t.Fatal("at once")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		if freed != 1 {
-			t.Fatalf("freed %d times", freed)
+		if n := freed.Load(); n != 1 {
+			t.Fatalf("freed %d times", n)
 		}
 		for range 20 * trimNetworks {
 			m.removed(1)
 		}
 		time.Sleep(3 * trimDelay)
 		synctest.Wait()
-		if freed < 2 || freed > 3 {
-			t.Fatalf("freed %d times", freed)
+		if n := freed.Load(); n < 2 || n > 3 {
+			t.Fatalf("freed %d times", n)
 		}
 	})
 }
