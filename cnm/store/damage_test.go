@@ -84,6 +84,36 @@ func TestFT08FlippedBits(t *testing.T) {
 	}
 }
 
+// A meta page with a valid checksum that says what we never write: bbolt would believe it.
+func TestFT08ForeignMetaPages(t *testing.T) {
+	whole, _ := sound(t, 3)
+	m0, _ := parseMeta(whole, 0)
+	m1, _ := parseMeta(whole, 1)
+	newest := 0
+	if m1.txid > m0.txid {
+		newest = 1
+	}
+	for name, row := range map[string]struct {
+		page, field int
+		value       byte
+	}{
+		"a list of free pages":      {newest, 32, 2},
+		"the root outside":          {newest, 17, 0xff},
+		"the root in a meta page":   {newest, 16, 1},
+		"more pages than there are": {newest, 41, 1},
+		"page size":                 {newest, 9, 0x20},
+		"page size of the other":    {1 - newest, 9, 0x20},
+		"the other one newer":       {1 - newest, 49, 1},
+	} {
+		b := bytes.Clone(whole)
+		b[row.page*pageSize+pageHeader+row.field] = row.value
+		seal(b)
+		if got, err := parse(b); err == nil {
+			t.Errorf("%s: parsed, generation %d", name, got.Generation)
+		}
+	}
+}
+
 // damage is done to a closed state file.
 func damage(t testing.TB, path string, f func(b []byte) []byte) {
 	t.Helper()

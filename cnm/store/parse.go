@@ -61,35 +61,54 @@ func parse(b []byte) (state, error) {
 	return s, s.open(r.all)
 }
 
-type meta struct{ root, high, txid uint64 }
+// meta is what a meta page says.
+type meta struct {
+	root, high, txid uint64
+	pageSize         uint32
+	// usable means that we wrote it.
+	usable bool
+}
 
+// newestMeta finds the page that bbolt would go by. It must be one of ours: another one would be followed elsewhere.
 func newestMeta(b []byte) (best meta, err error) {
 	err = errors.New("no valid meta page")
 	for i := range uint64(2) {
-		if m, ok := parseMeta(b, i); ok && (err != nil || m.txid > best.txid) {
+		m, ok := parseMeta(b, i)
+		if ok && m.pageSize != pageSize { // bbolt takes the size of either
+			return m, fmt.Errorf("pages of %d bytes, want %d", m.pageSize, pageSize)
+		}
+		if ok && (err != nil || m.txid > best.txid) {
 			best, err = m, nil
 		}
 	}
-	if err == nil && best.high > uint64(len(b))/pageSize {
-		err = fmt.Errorf("%d bytes, want %d pages", len(b), best.high)
+	switch {
+	case err != nil:
+		return best, err
+	case !best.usable:
+		return best, errors.New("meta page is not one of this store")
+	case best.high > uint64(len(b))/pageSize:
+		return best, fmt.Errorf("%d bytes, want %d pages", len(b), best.high)
 	}
-	return best, err
+	return best, nil
 }
 
+// parseMeta reads a meta page; ok is what bbolt holds to be valid.
 func parseMeta(b []byte, i uint64) (m meta, ok bool) {
 	if uint64(len(b)) < (i+1)*pageSize {
 		return m, false
 	}
-	p := b[i*pageSize:][:pageHeader+metaLen]
-	flags := order.Uint16(p[8:])
-	p = p[pageHeader:]
+	head := b[i*pageSize:][:pageHeader]
+	p := b[i*pageSize+pageHeader:][:metaLen]
 	h := fnv.New64a()
 	h.Write(p[:metaLen-8])
-	m = meta{root: order.Uint64(p[16:]), high: order.Uint64(p[40:]), txid: order.Uint64(p[48:])}
-	ok = flags&flagMeta != 0 && order.Uint32(p) == metaMagic && order.Uint32(p[4:]) == metaVersion &&
-		order.Uint32(p[8:]) == pageSize && order.Uint64(p[56:]) == h.Sum64() && m.high >= 2 &&
-		order.Uint64(p[32:]) == math.MaxUint64 // no list of free pages
-	return m, ok
+	if order.Uint32(p) != metaMagic || order.Uint32(p[4:]) != metaVersion || order.Uint64(p[56:]) != h.Sum64() {
+		return m, false
+	}
+	m = meta{root: order.Uint64(p[16:]), high: order.Uint64(p[40:]), txid: order.Uint64(p[48:]), pageSize: order.Uint32(p[8:])}
+	m.usable = order.Uint64(head) == i && order.Uint16(head[8:]) == flagMeta &&
+		order.Uint64(p[32:]) == math.MaxUint64 && // no list of free pages
+		m.txid%2 == i && m.high >= 2
+	return m, true
 }
 
 // reader walks the trees of one file.

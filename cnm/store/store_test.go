@@ -30,6 +30,16 @@ func newPlace(t testing.TB) *place {
 	return &place{path: filepath.Join(t.TempDir(), "state", "networks.db")}
 }
 
+// newPlaceInMemory is for tests that would spend their time in fsync.
+func newPlaceInMemory(t testing.TB) *place {
+	dir, err := os.MkdirTemp("/dev/shm", "usernet-store-")
+	if err != nil {
+		return newPlace(t)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return &place{path: filepath.Join(dir, "state", "networks.db")}
+}
+
 func (p *place) open(t testing.TB) *Store {
 	t.Helper()
 	s, err := Open(p.path, slog.New(slog.NewTextHandler(&p.log, nil)))
