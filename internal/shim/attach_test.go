@@ -282,6 +282,16 @@ func TestAttachChanges(t *testing.T) {
 	a.ended()
 }
 
+// TestAttachFilesMissing: a container without a resolv.conf, as podman's without a network are, gets one.
+func TestAttachFilesMissing(t *testing.T) {
+	c := ownedContainer(t, ownEtc+"rm /etc/resolv.conf; umask 077; ")
+	a := startAttach(t, AttachConfig{PID: c.Process.Pid, Files: attachFiles})
+	a.waitReady()
+	if got := readBelow(t, c.Process.Pid, "/etc/resolv.conf"); got != attachFiles[0].Content {
+		t.Errorf("resolv.conf: %q", got)
+	}
+}
+
 // TestAttachFilesHostile: whatever a container has in place of its files, nothing but a file of its own is written,
 // and the network works all the same (LU-19).
 func TestAttachFilesHostile(t *testing.T) {
@@ -294,7 +304,6 @@ func TestAttachFilesHostile(t *testing.T) {
 		"device":           `mount --bind /dev/zero /etc/resolv.conf`,
 		"proc":             `mount --bind /proc/self/comm /etc/resolv.conf`,
 		"directory":        `rm /etc/resolv.conf; mkdir /etc/resolv.conf`,
-		"missing":          `rm /etc/resolv.conf`,
 		"read-only":        `mount -o remount,ro /etc`,
 		"the host's":       `umount /etc`,
 	} {

@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // Files of a container that somebody else made.
@@ -24,9 +26,13 @@ import (
 // looked at, and only a regular file is opened, by that descriptor. What then is written is a file that
 // the container reaches, in place, so that all its processes see it.
 //
+// A file that is missing is made, as podman makes no resolv.conf for a container without a network; the kernel makes
+// it only where nothing at all is.
+//
 // The helper does this as root of the container's user namespace: it can write what that root can, and nothing else.
 //
-// A file that is the host's own, as in a mount namespace with the host's /etc, is never written.
+// A file that is the host's own, as in a mount namespace with the host's /etc, is never written, nor is one made in
+// a directory of the host's.
 
 // toWrite resolves a path of which no part is a symbolic link.
 const toWrite = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
@@ -40,12 +46,12 @@ func openBelow(root *os.File, path string, flags int, resolve uint64) (*os.File,
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	var fs unix.Statfs_t
-	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &fs)); err != nil {
+	var on unix.Statfs_t
+	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &on)); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	// Files of these file systems are switches, not files.
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || fs.Type == unix.PROC_SUPER_MAGIC || fs.Type == unix.SYSFS_MAGIC {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || on.Type == unix.PROC_SUPER_MAGIC || on.Type == unix.SYSFS_MAGIC {
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("it is not an ordinary file")}
 	}
 	// The number is that of a descriptor of ours, so this link leads to nothing but what was looked at.
@@ -56,22 +62,42 @@ func openBelow(root *os.File, path string, flags int, resolve uint64) (*os.File,
 	return f, nil
 }
 
-// writeBelow gives files below root other content. Those written before one that cannot be stay written.
+// createBelow makes a file at path below root, which does not exist.
+func createBelow(root *os.File, path string) (*os.File, error) {
+	fd, err := unix.Openat2(int(root.Fd()), strings.TrimLeft(path, "/"), &unix.OpenHow{
+		Flags: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC, Mode: 0o644, Resolve: toWrite,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := f.Chmod(0o644); err != nil { // whatever the umask
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// writeBelow gives files below root other content: all that can be. The error is that of each other.
 func writeBelow(root *os.File, files []plumb.File) error {
 	if root == nil {
 		return errors.New("message change has no root")
 	}
+	var errs []error
 	for _, f := range files {
 		to, err := openBelow(root, f.Path, os.O_WRONLY, toWrite)
-		if err != nil {
-			return err
+		if errors.Is(err, fs.ErrNotExist) {
+			to, err = createBelow(root, f.Path)
 		}
-		err = rewrite(to, f.Content)
-		if err = errors.Join(err, to.Close()); err != nil {
-			return fmt.Errorf("write %s: %w", f.Path, err)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := errors.Join(rewrite(to, f.Content), to.Close()); err != nil {
+			errs = append(errs, fmt.Errorf("write %s: %w", f.Path, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // openRoot opens the root directory of the process behind pidfd.
@@ -112,24 +138,29 @@ func (ns *namespaces) ownFilesRoot(files []plumb.File) (*os.File, error) {
 	return root, nil
 }
 
-// notTheHosts refuses a file below root that is the one the host has at that path.
+// notTheHosts refuses a path below root that leads to what it leads to on the host: a file or, where there is none,
+// a directory to make it in.
 func notTheHosts(root *os.File, path string) error {
-	host, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	for _, p := range []string{path, filepath.Dir(path)} {
+		fd, err := unix.Openat2(int(root.Fd()), "."+p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: toWrite})
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return &os.PathError{Op: "open", Path: p, Err: err}
+		}
+		f := os.NewFile(uintptr(fd), p)
+		own, err := sys.SameFile(f, p)
+		f.Close()
+		if own {
+			return fmt.Errorf("%s is the host's", p)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the host has none
+		}
 		return err
 	}
-	f, err := openBelow(root, path, os.O_RDONLY, toWrite)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if its, err := f.Stat(); err != nil || os.SameFile(host, its) {
-		return fmt.Errorf("%s is the host's", path)
-	}
-	return nil
+	return &os.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 }
 
 // writeFiles has a helper write files into the container, where it has files of its own. That it cannot be

@@ -22,6 +22,7 @@ import (
 // says "up", six do, before it becomes a sleep.
 func family(mark string) []string {
 	return sh(fmt.Sprintf(`
+		echo command $$
 		export %[1]s=1
 		up="echo up; exec sleep 1000"
 		sh -c "$up" &
@@ -31,6 +32,19 @@ func family(mark string) []string {
 		sh -c 'echo up; kill -STOP $$; exec sleep 1000' &
 		trap "" HUP
 		wait`, mark))
+}
+
+// familyUp waits until a family is there, and returns its first process.
+func (s *shim) familyUp() (command int) {
+	s.t.Helper()
+	command, err := strconv.Atoi(strings.Fields(s.line("command"))[1])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for range 6 {
+		s.line("up")
+	}
+	return command
 }
 
 // marked returns the processes that have mark in their environment. One that is in the middle of an
@@ -117,16 +131,16 @@ func newMark(t *testing.T) string {
 func TestNothingStays(t *testing.T) {
 	tests := []struct {
 		name string
-		kill func(t *testing.T, s *shim)
+		kill func(t *testing.T, s *shim, command int)
 		code int // -n: the shim itself ends by signal n
 	}{
-		{"shim SIGKILL", func(t *testing.T, s *shim) { s.signal(syscall.SIGKILL) }, -9},
-		{"shim SIGTERM", func(t *testing.T, s *shim) { s.signal(syscall.SIGTERM) }, 143},
-		{"shim SIGSEGV", func(t *testing.T, s *shim) { s.signal(syscall.SIGSEGV) }, 2}, // a Go program's own end
-		{"shim SIGABRT", func(t *testing.T, s *shim) { s.signal(syscall.SIGABRT) }, 2},
-		{"init SIGKILL", func(t *testing.T, s *shim) { kill(t, initOf(t, s), syscall.SIGKILL) }, ExitFailure},
-		{"command SIGKILL", func(t *testing.T, s *shim) { kill(t, descendants(initOf(t, s))[0].pid, syscall.SIGKILL) }, 137},
-		{"both SIGKILL, init first", func(t *testing.T, s *shim) {
+		{"shim SIGKILL", func(t *testing.T, s *shim, _ int) { s.signal(syscall.SIGKILL) }, -9},
+		{"shim SIGTERM", func(t *testing.T, s *shim, _ int) { s.signal(syscall.SIGTERM) }, 143},
+		{"shim SIGSEGV", func(t *testing.T, s *shim, _ int) { s.signal(syscall.SIGSEGV) }, 2}, // a Go program's own end
+		{"shim SIGABRT", func(t *testing.T, s *shim, _ int) { s.signal(syscall.SIGABRT) }, 2},
+		{"init SIGKILL", func(t *testing.T, s *shim, _ int) { kill(t, initOf(t, s), syscall.SIGKILL) }, ExitFailure},
+		{"command SIGKILL", func(t *testing.T, _ *shim, command int) { kill(t, command, syscall.SIGKILL) }, 137},
+		{"both SIGKILL, init first", func(t *testing.T, s *shim, _ int) {
 			// The shim cannot act on it any more: it is stopped.
 			s.signal(syscall.SIGSTOP)
 			kill(t, initOf(t, s), syscall.SIGTERM) // dropped
@@ -139,12 +153,10 @@ func TestNothingStays(t *testing.T) {
 				t.Parallel()
 				mark := newMark(t)
 				s := start(t, testConfig{Command: family(mark), Network: network})
-				for range 6 {
-					s.line("up")
-				}
+				command := s.familyUp()
 				pids := waitMarked(t, mark, 6)
 				all := descendants(s.Process.Pid)
-				tt.kill(t, s)
+				tt.kill(t, s, command)
 				if code := s.code(); code != tt.code {
 					t.Errorf("exit code %d, want %d; %s", code, tt.code, s.stderr.String())
 				}
@@ -165,7 +177,7 @@ func TestHangup(t *testing.T) {
 	mark := newMark(t)
 	s := start(t, testConfig{Command: sh("export " + mark + "=1; sleep 1000 & echo ready; wait")})
 	s.line("ready")
-	pids := marked(t, mark)
+	pids := waitMarked(t, mark, 1)
 	s.signal(syscall.SIGHUP)
 	if code := s.code(); code != 129 {
 		t.Errorf("exit code %d, want 129", code)

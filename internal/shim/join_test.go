@@ -93,9 +93,7 @@ func TestJoinEnds(t *testing.T) {
 			_, donor := donorSandbox(t, testConfig{})
 			mark := newMark(t)
 			s := start(t, testConfig{Join: &Target{PID: donor}, Command: family(mark)})
-			for range 6 {
-				s.line("up")
-			}
+			s.familyUp()
 			pids := waitMarked(t, mark, 6)
 			tt.kill(t, s)
 			if code := s.code(); code != tt.code {

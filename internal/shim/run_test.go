@@ -1,12 +1,14 @@
 package shim
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -115,6 +117,56 @@ func TestNetworks(t *testing.T) {
 	}
 	if got := strings.Fields(string(noted)); strings.Join(got, " ") != "attach eth0 started close" {
 		t.Errorf("the network saw %q", got)
+	}
+}
+
+// TestLC7Vanishes: when a sandbox has ended, however, nothing has its network namespace any more, and with that its
+// interfaces are gone.
+func TestLC7Vanishes(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"CMD ends": 0, "shim SIGKILL": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, testConfig{Network: NetworkPrivate, Command: sh("readlink /proc/self/ns/net; echo ready; [ " + strconv.Itoa(int(sig)) + " = 0 ] || exec sleep 1000")})
+			ns := s.line("net:")
+			s.line("ready")
+			pids := []int{}
+			for _, p := range descendants(s.Process.Pid) {
+				pids = append(pids, p.pid)
+			}
+			if sig != 0 {
+				s.signal(sig)
+			}
+			s.code()
+			waitGone(t, pids)
+			files, err := filepath.Glob("/proc/[0-9]*/ns/net")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range files {
+				if its, err := os.Readlink(f); err == nil && its == ns {
+					t.Errorf("%s is still %s", f, ns)
+				}
+			}
+		})
+	}
+}
+
+// TestMN1NoNetwork: a sandbox without a network has lo alone (MN1); by its pid (MN2), which leads to its namespace (MN3),
+// whoever owns it gives it a pair of interfaces (MN5) with an address and a route (MN6), and runs commands there (MN8).
+func TestMN1NoNetwork(t *testing.T) {
+	s, pid := donorSandbox(t, testConfig{})
+	wantInside(t, pid, `ip -o link | wc -l`, "1\n")
+	wantInside(t, pid, `ip link add A type veth peer name B; ip link set B name eth0; ip link set A up; ip link set eth0 up
+		ip address add 172.17.42.99/16 dev eth0; ip route add default via 172.17.42.1; ip -o route get 192.0.2.1 | grep -o 'via 172.17.42.1 dev eth0'`,
+		"via 172.17.42.1 dev eth0\n")
+	ns := fmt.Sprintf("/proc/%d/ns/net", pid)
+	if code, out := execIn(t, ExecConfig{PID: pid, Command: sh("readlink /proc/self/ns/net; grep -c eth0 /proc/net/dev")}); code != 0 || !strings.HasSuffix(out, "\n1\n") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	// MN7: all of it ends with the sandbox.
+	_ = s.Process.Kill()
+	waitGone(t, []int{pid})
+	if _, err := os.Stat(ns); err == nil {
+		t.Errorf("%s is still there", ns)
 	}
 }
 

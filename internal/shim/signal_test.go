@@ -234,7 +234,7 @@ func TestHangupOfTerminal(t *testing.T) {
 	mark := newMark(t)
 	x := openTerminal(t, testConfig{Command: sh("export " + mark + "=1; sh -c 'echo ready; exec sleep 1000'")})
 	x.line("ready")
-	pids := marked(t, mark)
+	pids := waitMarked(t, mark, 1)
 	for _, p := range descendants(x.cmd.Process.Pid) {
 		pids = append(pids, p.pid)
 	}
