@@ -380,8 +380,9 @@ func (n *Network) Close() error {
 
 	var errs []error
 	errs = append(errs, n.publish.Close())
-	for _, e := range all {
-		errs = append(errs, n.detach(e))
+	for _, e := range all { // the switch ends with them, so it need not forget each
+		errs = append(errs, e.dev.Close())
+		e.reader.Wait()
 	}
 	errs = append(errs, n.auto.Close(), n.dns.Close(), n.gateway.Close(), n.udp.Close(), n.ping.Close())
 	if r := n.record.Swap(nil); r != nil {
