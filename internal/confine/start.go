@@ -27,7 +27,9 @@ func Start(exe string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	isolated.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	with := *attr
 	with.Sys = &isolated
+	restore := dumpableForStart()
 	p, err := os.StartProcess(exe, argv, &with)
+	restore()
 	if err == nil || !refused(err) {
 		return p, err
 	}
