@@ -276,6 +276,11 @@ func (n *network) admits(e *EndpointConfig) error {
 			errs = append(errs, errors.New("network-scoped aliases are only supported for user-defined networks"))
 		}
 	}
+	for _, a := range e.Aliases {
+		if !isWord(a) {
+			errs = append(errs, fmt.Errorf("invalid alias %q: want one word of at most %d bytes", a, maxWord))
+		}
+	}
 	errs = append(errs, n.checkAddresses(e)...)
 	if len(errs) == 0 {
 		return nil

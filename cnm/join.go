@@ -2,7 +2,6 @@ package cnm
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -33,8 +32,8 @@ func (c *Controller) Join(ctx context.Context, s SandboxConfig, ns Namespace) (*
 
 // enter takes the sandbox's id and name.
 func (c *Controller) enter(s *SandboxConfig, ns Namespace) (*Sandbox, error) {
-	if b, err := hex.DecodeString(s.ID); err != nil || len(b) != 32 || ns == nil {
-		return nil, fault.New(fault.Invalid, "invalid container id %q: want 64 hexadecimal digits", s.ID)
+	if err := s.check(); err != nil {
+		return nil, err
 	}
 	if s.Name == "" {
 		s.Name = shortID(s.ID)

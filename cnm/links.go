@@ -36,7 +36,7 @@ func parseLinks(values []string) ([]link, error) {
 		switch {
 		case v == "":
 			return nil, fault.New(fault.Invalid, "empty string specified for links")
-		case name == "" || strings.Contains(alias, ":"):
+		case name == "" || strings.Contains(alias, ":") || !isWord(alias):
 			return nil, fault.New(fault.Invalid, "bad format for links: %s", v)
 		}
 		ls = append(ls, link{name, alias})

@@ -75,6 +75,9 @@ func (sb *Sandbox) rejoin(r Rejoin, ls []portfwd.Listener) error {
 // takeOver gives a sandbox one of its legs back: the orphan that waits for it, or else one made anew with the
 // same addresses.
 func (c *Controller) takeOver(sb *Sandbox, e RejoinEndpoint) (err error) {
+	if err := e.check(); err != nil {
+		return err
+	}
 	ep, err := c.claimOrphan(sb, e)
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ func (c *Controller) readNetworks() (map[string]networkRecord, error) {
 	all := make(map[string]networkRecord)
 	err := c.cfg.Store.Each(store.Networks, func(id string, raw []byte) error {
 		var r networkRecord
-		if err := json.Unmarshal(raw, &r); err != nil || r.Config.EnableIPv4 == nil || r.Config.EnableIPv6 == nil {
+		if err := json.Unmarshal(raw, &r); err != nil || r.Config.Name == "" || r.Config.EnableIPv4 == nil || r.Config.EnableIPv6 == nil {
 			c.log.Error("network not restored: its record cannot be read", "id", id, "err", err)
 			return nil
 		}
@@ -216,7 +216,7 @@ func bridgeSubnet(bip, fixed netip.Prefix, gateway netip.Addr, key string) []Sub
 func (c *Controller) adoptLease(id string, l lease) (err error) {
 	ep := &endpoint{id: id, name: l.Name, owner: l.Sandbox, conf: l.Config, link: l.Link, state: orphaned}
 	n := c.networks[l.Network]
-	if n == nil {
+	if n == nil || !n.plumbed {
 		return errors.Join(fault.New(fault.NotFound, "network %s not found", l.Network), c.cfg.Store.Delete(store.Endpoints, id))
 	}
 	ep.net = n
