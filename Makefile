@@ -39,11 +39,15 @@ install: build ## install binary, manual pages and completions below PREFIX=/usr
 	install -D -m 644 bin/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/usernet
 	install -D -m 644 bin/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_usernet
 	install -D -m 644 bin/completion.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/usernet.fish
+	install -D -m 644 contrib/systemd/usernet.socket $(DESTDIR)$(PREFIX)/lib/systemd/user/usernet.socket
+	sed 's|^ExecStart=usernet|ExecStart=$(PREFIX)/bin/usernet|' contrib/systemd/usernet.service > bin/usernet.service
+	install -D -m 644 bin/usernet.service $(DESTDIR)$(PREFIX)/lib/systemd/user/usernet.service
 
 uninstall: ## remove what install installed
 	rm -f $(DESTDIR)$(PREFIX)/bin/usernet $(DESTDIR)$(PREFIX)/share/man/man1/usernet.1 $(DESTDIR)$(PREFIX)/share/man/man1/usernet-*.1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/usernet $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_usernet \
-		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/usernet.fish
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/usernet.fish \
+		$(DESTDIR)$(PREFIX)/lib/systemd/user/usernet.socket $(DESTDIR)$(PREFIX)/lib/systemd/user/usernet.service
 
 demo: build ## the main job: run a sandbox with a published port and fetch from it
 	$(GO) build -trimpath -o bin/hello ./tools/hello

@@ -20,8 +20,8 @@
 // # Sockets
 //
 // In the runtime directory, which is the registry's and checked as that is (LU-04), mode 0600: usernet.sock has the API,
-// join.sock the sandboxes. From systemd they come by these names (FileDescriptorName=). Both ask the kernel who
-// connects and serve this user alone (LU-01).
+// join.sock the sandboxes. From systemd they come as a stream socket and one with sequential packets. Both ask the
+// kernel who connects and serve this user alone (LU-01).
 //
 // # Settings
 //

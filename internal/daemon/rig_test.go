@@ -288,3 +288,9 @@ func notifySocket(t *testing.T) <-chan string {
 	t.Cleanup(func() { c.Close() })
 	return told
 }
+
+// stream is what $JOURNAL_STREAM would say of a file.
+func stream(fi os.FileInfo) string {
+	st := fi.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}

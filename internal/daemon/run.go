@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/usernet/usernet/internal/datapath"
@@ -48,7 +49,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func run(ctx context.Context, o *Options, parent *starter) (err error) {
-	given := activated()
+	given := activation.Files(true)
 	if parent != nil {
 		if err := closeInherited(); err != nil {
 			return err
@@ -105,7 +106,7 @@ type daemon struct {
 	parts *parts
 }
 
-func (d *daemon) run(ctx context.Context, given map[string]*os.File, parent *starter) (err error) {
+func (d *daemon) run(ctx context.Context, given []*os.File, parent *starter) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	signals := make(chan os.Signal, 8)

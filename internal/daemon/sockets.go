@@ -8,8 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-
-	"github.com/coreos/go-systemd/v22/activation"
 )
 
 // sockets are what the daemon listens on.
@@ -21,39 +19,29 @@ type sockets struct {
 // maxSocketPath is the length of sockaddr_un.sun_path less its final zero.
 const maxSocketPath = 107
 
-// activated are the sockets that systemd gave, by the names in its unit file.
-func activated() map[string]*os.File {
-	m := make(map[string]*os.File)
-	for _, f := range activation.Files(true) {
-		m[f.Name()] = f
-	}
-	return m
-}
-
 // listen takes the sockets that systemd gave and makes those that it did not. The lock is held, so
 // what a dead daemon has left may go.
-func listen(p Paths, hosts []string, given map[string]*os.File, log *slog.Logger) (s *sockets, err error) {
+func listen(p Paths, hosts []string, given []*os.File, log *slog.Logger) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
-		for _, f := range given {
-			f.Close() // a listener has its own duplicate
-		}
 		if err != nil {
 			s.close()
 		}
 	}()
-	for name := range given {
-		if name != SocketName && name != JoinSocketName {
-			return s, fmt.Errorf("take sockets of systemd: there is one named %s; FileDescriptorName= must be %s or %s", name, SocketName, JoinSocketName)
+	if err := s.take(given); err != nil {
+		return s, fmt.Errorf("take sockets of systemd: %w", err)
+	}
+	if len(s.api) == 0 {
+		l, err := listenUnix("unix", p.Socket())
+		if err != nil {
+			return s, err
 		}
+		s.api = append(s.api, l)
 	}
-	l, err := listenUnix("unix", p.Socket(), given[SocketName])
-	if err != nil {
-		return s, err
-	}
-	s.api = append(s.api, l)
-	if s.join, err = listenUnix("unixpacket", p.Join(), given[JoinSocketName]); err != nil {
-		return s, err
+	if s.join == nil {
+		if s.join, err = listenUnix("unixpacket", p.Join()); err != nil {
+			return s, err
+		}
 	}
 	for _, h := range hosts {
 		path, err := socketOf(h)
@@ -63,7 +51,7 @@ func listen(p Paths, hosts []string, given map[string]*os.File, log *slog.Logger
 		if path == "" || path == p.Socket() {
 			continue
 		}
-		l, err := listenUnix("unix", path, nil)
+		l, err := listenUnix("unix", path)
 		if err != nil {
 			return s, err
 		}
@@ -73,21 +61,32 @@ func listen(p Paths, hosts []string, given map[string]*os.File, log *slog.Logger
 	return s, nil
 }
 
-// listenUnix makes a socket, mode 0600, or takes the one given.
-func listenUnix(network, path string, given *os.File) (*net.UnixListener, error) {
-	if given != nil {
-		l, err := net.FileListener(given)
-		if err != nil {
-			return nil, fmt.Errorf("take socket %s of systemd: %w", given.Name(), err)
+// take takes the sockets that systemd gave. A stream is the API's, sequential packets are the sandboxes'; a unit file
+// cannot give the two of one unit names of their own.
+func (s *sockets) take(given []*os.File) (err error) {
+	for _, f := range given {
+		l, lerr := net.FileListener(f)
+		err = errors.Join(err, lerr, f.Close()) // a listener has its own duplicate
+		if lerr != nil {
+			continue
 		}
-		u, ok := l.(*net.UnixListener)
-		if !ok || u.Addr().Network() != network {
-			l.Close()
-			return nil, fmt.Errorf("take socket %s of systemd: it is of network %s, not %s", given.Name(), l.Addr().Network(), network)
+		u, _ := l.(*net.UnixListener)
+		switch {
+		case u != nil && u.Addr().Network() == "unix":
+			s.api = append(s.api, u)
+		case u != nil && u.Addr().Network() == "unixpacket" && s.join == nil:
+			s.join = u
+		default:
+			err = errors.Join(err, fmt.Errorf("%s is neither a unix stream socket nor the only one with sequential packets", l.Addr()), l.Close())
+			continue
 		}
 		u.SetUnlinkOnClose(false) // systemd goes on listening
-		return u, nil
 	}
+	return err
+}
+
+// listenUnix makes a socket with mode 0600.
+func listenUnix(network, path string) (*net.UnixListener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("listen on %s: the path is longer than %d bytes; set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
 	}
