@@ -110,9 +110,6 @@ func (c *Controller) Disconnect(ctx context.Context, network, sandbox string, fo
 	if err != nil {
 		return err
 	}
-	if n.conf.Driver == "host" {
-		return fault.New(fault.Invalid, "cannot disconnect container from host network - container was created in host network mode")
-	}
 	sb, err := c.findSandbox(sandbox)
 	if err != nil {
 		if fault.KindOf(err) == fault.NotFound && force {

@@ -92,7 +92,7 @@ func (t *portTable) explainLocked(err error) error {
 	case !errors.Is(err, syscall.EADDRINUSE):
 		return err
 	case t.oursLocked(s):
-		return fmt.Errorf("Bind for %s failed: port is already allocated", host)
+		return fault.New(fault.Internal, "Bind for %s failed: port is already allocated", host)
 	}
 	return fmt.Errorf("failed to bind host port %s/%s: %w", host, s.Proto, syscall.EADDRINUSE)
 }

@@ -243,8 +243,8 @@ func TestEndpointRefused(t *testing.T) {
 	wantErr(t, "nobody", r.c.Connect(context.Background(), "nobody", EndpointConfig{Network: "n1"}), fault.NotFound, "No such container: nobody")
 	wantErr(t, "not connected", r.c.Disconnect(context.Background(), "bridge", "c1", false), fault.Internal,
 		"container "+b.conf.ID+" is not connected to network bridge")
-	wantErr(t, "host", r.c.Disconnect(context.Background(), "host", "c1", false), fault.Invalid,
-		"cannot disconnect container from host network - container was created in host network mode")
+	wantErr(t, "host", r.c.Disconnect(context.Background(), "host", "c1", false), fault.Internal,
+		"container "+b.conf.ID+" is not connected to network host")
 }
 
 // TestEndpointOptions is C-co3, C-co4, C-co6 and the options of 2.4: addresses, link addresses and interface as asked.
