@@ -11,19 +11,25 @@ import (
 
 // share makes the sandbox one more in the network of another, which ref names.
 func (s *session) share(ctx context.Context, ref string, cfg *shim.Config) error {
-	d, err := registry.Open()
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	donor, err := d.Find(ctx, ref)
+	donor, err := findSandbox(ctx, ref)
 	if errors.Is(err, registry.ErrNotFound) {
-		return fmt.Errorf("No such container: %s", ref)
+		return fmt.Errorf("No such container: %s; usernet ps shows which there are", ref)
 	}
 	if err != nil {
 		return err
 	}
 	s.entry.Mode, s.entry.Hostname = wordContainer+":"+donor.ID, donor.Hostname
-	cfg.Start = s.startBare
-	return errors.New("joining another sandbox's network is not supported")
+	cfg.Join, cfg.Start = &shim.Target{PID: donor.PID}, s.startBare
+	cfg.Hostname = donor.Hostname
+	return nil
+}
+
+// findSandbox finds a running sandbox by name, id or process id.
+func findSandbox(ctx context.Context, ref string) (registry.Entry, error) {
+	d, err := registry.Open()
+	if err != nil {
+		return registry.Entry{}, err
+	}
+	defer d.Close()
+	return d.Find(ctx, ref)
 }

@@ -25,11 +25,15 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case shim.InitRole:
 			os.Exit(shim.Init(os.Args[2:]))
+		case shim.JoinRole:
+			os.Exit(shim.InitJoined(os.Args[2:]))
+		case shim.ExecRole:
+			os.Exit(shim.ExecInside(os.Args[2:]))
 		case shim.TapRole:
 			os.Exit(shim.Tap())
 		case DatapathRole:
 			os.Exit(datapath.Main(os.Args[2:], func(*slog.Logger) datapath.Host { return idleHost{} }))
-		case "run": // what --detach starts
+		case "run", "exec": // what --detach starts, and what replaces its process
 			os.Exit(Main(os.Args[1:], os.Environ(), Stdio{os.Stdin, os.Stdout, os.Stderr}))
 		}
 	}
@@ -79,7 +83,7 @@ func invoke(t *testing.T, args ...string) outcome {
 		return f
 	}
 	in, out, stderr := open("in"), open("out"), open("err")
-	code := Main(args, []string{"PATH=/usr/bin:/bin"}, Stdio{in, out, stderr})
+	code := Main(args, []string{"PATH=/usr/bin:/bin", "XDG_RUNTIME_DIR=" + os.Getenv("XDG_RUNTIME_DIR")}, Stdio{in, out, stderr})
 	read := func(f *os.File) string {
 		b, err := os.ReadFile(f.Name())
 		if err != nil {

@@ -129,9 +129,9 @@ func (a *app) completeNetworks(most int) cobra.CompletionFunc {
 	}
 }
 
-// networkNames are the networks there are but for those in without, for completion: without a daemon there are
+// networkNames are the networks there are but for those in taken, for completion: without a daemon there are
 // none but Docker's own three.
-func (a *app) networkNames(ctx context.Context, without []string) []string {
+func (a *app) networkNames(ctx context.Context, taken []string) []string {
 	names := []string{network.NetworkBridge, network.NetworkHost, network.NetworkNone}
 	if e, err := a.runningEngine(ctx); err == nil {
 		if list, err := e.NetworkList(ctx, nil); err == nil {
@@ -141,7 +141,15 @@ func (a *app) networkNames(ctx context.Context, without []string) []string {
 			}
 		}
 	}
-	return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(without, n) })
+	return without(names, taken)
+}
+
+// without is names less those of taken. A name may have a description after a tab.
+func without(names, taken []string) []string {
+	return slices.DeleteFunc(names, func(n string) bool {
+		n, _, _ = strings.Cut(n, "\t")
+		return slices.Contains(taken, n)
+	})
 }
 
 // completeNetworkThenSandbox completes the arguments of connect and disconnect.

@@ -16,7 +16,8 @@ import (
 const portHelp = `Show and change the published ports of a running sandbox, which is named by --name, by
 the id that ps shows, or by its process id.`
 
-const portExample = `  usernet port ls web
+const portExample = `  usernet port web
+  usernet port ls web
   usernet port ls web 80/tcp
   usernet port add web 8080:80 127.0.0.1:8443:443
   usernet port rm web 8080:80
@@ -24,17 +25,19 @@ const portExample = `  usernet port ls web
 
 func (a *app) portCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "port COMMAND",
+		Use:     "port COMMAND | SANDBOX [PORT[/tcp|udp]]",
 		Short:   "Show and change the ports of a running sandbox",
 		Long:    portHelp,
 		Example: portExample,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("%q is not a command of usernet port; there are ls, add and rm", args[0])
+		Args:    cobra.MatchAll(atMost(2, "a sandbox and a port")),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
 			}
-			return nil
+			// As docker port has it.
+			return a.portList(cmd.Context(), args[0], args[1:])
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		ValidArgsFunction: completeSandbox,
 	}
 	ls := &cobra.Command{
 		Use:     "ls SANDBOX [PORT[/tcp|udp]]",
@@ -106,24 +109,24 @@ func completeSandbox(cmd *cobra.Command, args []string, _ string) ([]string, cob
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	var ids []string
+	var names []string
 	for _, e := range entries {
-		ids = append(ids, e.Name+"\t"+shorten(strings.Join(e.Command, " ")))
+		names = append(names, e.Name+"\t"+shorten(strings.Join(e.Command, " ")))
 	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // withSandbox finds a running sandbox and does something with it.
 func withSandbox(ctx context.Context, nameOrPID string, do func(d *registry.Dir, id string) error) error {
+	e, err := findSandbox(ctx, nameOrPID)
+	if err != nil {
+		return err
+	}
 	d, err := registry.Open()
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	e, err := d.Find(ctx, nameOrPID)
-	if err != nil {
-		return err
-	}
 	return do(d, e.Name)
 }
 

@@ -2,202 +2,185 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
-	"text/template"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/cobra"
 
 	"github.com/usernet/usernet/internal/control/registry"
-	"github.com/usernet/usernet/portfwd"
-	"github.com/usernet/usernet/stack/spec"
 )
 
-const psHelp = `List your running sandboxes, those of run with a private network and of attach.
+const psHelp = `List your running sandboxes, whatever network they have, the newest first.
 
---format takes json, for one object a line, or a Go template, executed for each
-sandbox. It has .ID .Kind .PID .ShimPID .State .Addresses .Ports .Command .Created
-.DatapathPID .Restarts .Weakened, and with --stats .Stats.TCPFlows .Stats.UDPFlows
-.Stats.PingFlows .Stats.Drops; the function json encodes any of them.`
+--filter KEY=VALUE, repeatable: id and name (the beginning of the one, a part of the
+other), label (KEY or KEY=VALUE), network, status=running.
+
+--format: table (default), "table TEMPLATE", json for one object a line, or a Go template,
+executed for each sandbox. It has .ID .Name .Names .Kind .PID .ShimPID .State .Status
+.Mode .Networks .Addresses .Ports .Command .CommandLine .Created .CreatedAt .RunningFor
+.Labels .Label "KEY" .DatapathPID .Restarts .Weakened, and with --stats .Stats.TCPFlows
+.Stats.UDPFlows .Stats.PingFlows .Stats.Drops. It has the functions json, join, split,
+lower, upper, title, pad, truncate and println.`
 
 const psExample = `  usernet ps
   usernet ps --stats
-  usernet ps --format '{{.ID}} {{.PID}}'
+  usernet ps --filter network=backend --quiet
+  usernet ps --format '{{.Name}} {{.PID}}'
   usernet ps --format json | jq .ports`
 
 // askTimeout is how long one sandbox may take to answer. A stopped one does not.
 const askTimeout = 2 * time.Second
 
-// psRow is a sandbox as ps shows it.
-type psRow struct {
-	ID          string         `json:"id"`
-	Kind        string         `json:"kind"`
-	PID         int            `json:"pid"`
-	ShimPID     int            `json:"shim_pid"`
-	State       string         `json:"state"`
-	Addresses   []netip.Addr   `json:"addresses"`
-	Ports       []portfwd.Spec `json:"ports"`
-	Command     []string       `json:"command"`
-	Created     time.Time      `json:"created"`
-	DatapathPID int            `json:"datapath_pid"`
-	Restarts    int            `json:"restarts"`
-	Weakened    []string       `json:"weakened,omitempty"`
-	Stats       *spec.Stats    `json:"stats,omitempty"`
-}
-
 type psOptions struct {
-	format string
-	quiet  bool
-	stats  bool
+	filters filterList
+	format  string
+	quiet   bool
+	noTrunc bool
+	stats   bool
 }
 
 func (a *app) psCommand() *cobra.Command {
-	o := &psOptions{}
+	o := &psOptions{filters: filterList{}}
 	cmd := &cobra.Command{
-		Use:     "ps [flags]",
-		Short:   "List your running sandboxes",
-		Long:    psHelp,
-		Example: psExample,
-		Args:    exactArgs(0, "no arguments"),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.ps(cmd.Context(), o) },
+		Use:               "ps [flags]",
+		Short:             "List your running sandboxes",
+		Long:              psHelp,
+		Example:           psExample,
+		Args:              exactArgs(0, "no arguments"),
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.ps(cmd.Context(), o) },
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&o.format, "format", "", "json, or a Go `TEMPLATE` (default a table)")
+	fs.SortFlags = false
+	fs.VarP(o.filters, "filter", "f", "Only the sandboxes that are so, such as network=backend")
+	fs.StringVar(&o.format, "format", "", "table, json or a Go `TEMPLATE`")
+	fs.BoolVar(&o.noTrunc, "no-trunc", false, "Show ids and commands in full")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "Only the ids")
 	fs.BoolVar(&o.stats, "stats", false, "Ask for flows and drop counters too")
-	a.completeFlags(cmd)
+	completeValues(cmd, map[string][]string{
+		"filter": {"id=", "label=", "name=", "network=", "status="}, "format": {"table", "json"},
+	})
 	return cmd
 }
 
 func (a *app) ps(ctx context.Context, o *psOptions) error {
-	show, err := o.output()
+	if o.quiet && o.format != "" {
+		return usagef("--quiet and --format exclude each other")
+	}
+	keep, err := psFilter(o.filters)
 	if err != nil {
 		return err
 	}
-	d, err := registry.Open()
+	rows, err := a.psRows(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	entries, err := d.List(ctx)
-	if err != nil {
-		return err
+	rows = slices.DeleteFunc(rows, func(r psRow) bool { return !keep(r) })
+	l := psFormat
+	if o.stats {
+		l.table += statsColumns
 	}
-	rows := make([]psRow, 0, len(entries))
-	for _, e := range entries {
-		rows = append(rows, ask(ctx, d, e, o))
-	}
-	s, err := show(rows)
+	s, err := formatList(l, o.format, o.quiet, rows)
 	if err != nil {
-		return err
+		return usagef("--format: %w", err)
 	}
 	return a.print(s)
 }
 
-// ask completes what the directory says of a sandbox by what it says itself, if it answers.
-func ask(ctx context.Context, d *registry.Dir, e registry.Entry, o *psOptions) psRow {
-	r := psRow{
-		ID: e.Name, Kind: e.Kind, PID: e.PID, ShimPID: e.ShimPID, Addresses: e.Addrs,
-		Command: e.Command, Created: e.Created, State: "unreachable",
-	}
-	if o.quiet {
-		return r
-	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	l, err := d.Sandbox(ctx, e.Name)
+// psRows asks every sandbox how it is, and the daemon, if one runs, what networks those in named ones are in now.
+func (a *app) psRows(ctx context.Context, o *psOptions) ([]psRow, error) {
+	d, err := registry.Open()
 	if err != nil {
-		return r
+		return nil, err
 	}
-	r.State, r.Ports, r.DatapathPID, r.Restarts, r.Weakened = l.State, l.Ports, l.DatapathPID, l.Restarts, l.Weakened
-	if o.stats {
-		if st, err := d.Stats(ctx, e.Name); err == nil {
-			r.Stats = &st
+	defer d.Close()
+	entries, err := d.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(entries)
+	known := map[string]container.Summary{}
+	if slices.ContainsFunc(entries, registry.Entry.Joined) && !o.quiet {
+		if known, err = a.summaries(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return r
+	now := time.Now()
+	rows := make([]psRow, 0, len(entries))
+	for _, e := range entries {
+		r := newPsRow(e, o.noTrunc, now)
+		if s, ok := known[e.ID]; ok {
+			r.setNetworks(s)
+		}
+		if !o.quiet {
+			r.ask(ctx, d, e.Name, o.stats)
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
 }
 
-// output chooses the form of the list.
-func (o *psOptions) output() (func([]psRow) (string, error), error) {
-	switch {
-	case o.quiet && o.format != "":
-		return nil, usagef("--quiet and --format exclude each other")
-	case o.quiet:
-		return showIDs, nil
-	case o.format == "":
-		return func(rows []psRow) (string, error) { return showTable(rows, o.stats, time.Now()), nil }, nil
-	case o.format == "json":
-		return showJSON, nil
-	}
-	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{"json": toJSON, "join": strings.Join}).Parse(o.format)
+// summaries are the sandboxes that the daemon knows, by id. Without a daemon there are none.
+func (a *app) summaries(ctx context.Context) (map[string]container.Summary, error) {
+	known := map[string]container.Summary{}
+	c, err := a.runningEngine(ctx)
 	if err != nil {
-		return nil, usagef("--format: %w", err)
+		return nil, err
 	}
-	return func(rows []psRow) (string, error) {
-		var b strings.Builder
-		for _, r := range rows {
-			if err := t.Execute(&b, r); err != nil {
-				return "", usagef("--format: %w", err)
-			}
-			b.WriteByte('\n')
+	list, err := c.ContainerList(ctx, nil)
+	if err != nil {
+		return known, nil // ps tells of what there is; what sandboxes joined at the start is known
+	}
+	for _, s := range list {
+		known[s.ID] = s
+	}
+	return known, nil
+}
+
+// psFilter is what --filter comes to: values of one key are alternatives but for labels, keys must all hold.
+func psFilter(filters filterList) (func(psRow) bool, error) {
+	var all []func(psRow) bool
+	for key, values := range filters {
+		match, ok := psFilters[key]
+		if !ok {
+			return nil, statusf("invalid filter '%s'", key)
 		}
-		return b.String(), nil
+		for _, v := range values {
+			if _, err := regexp.Compile(v); key == "name" && err != nil {
+				return nil, statusf("invalid filter: 'name'='%s'", v)
+			}
+			if key == "status" && v != "running" {
+				return nil, statusf("invalid filter: 'status'='%s'; what has ended is not listed", v)
+			}
+		}
+		all = append(all, func(r psRow) bool {
+			is := func(v string) bool { return match(r, v) }
+			if key == "label" {
+				return !slices.ContainsFunc(values, func(v string) bool { return !is(v) })
+			}
+			return slices.ContainsFunc(values, is)
+		})
+	}
+	return func(r psRow) bool {
+		return !slices.ContainsFunc(all, func(is func(psRow) bool) bool { return !is(r) })
 	}, nil
 }
 
-func showIDs(rows []psRow) (string, error) {
-	var b strings.Builder
-	for _, r := range rows {
-		fmt.Fprintln(&b, r.ID)
-	}
-	return b.String(), nil
-}
-
-// showJSON writes one object a line, as docker ps does.
-func showJSON(rows []psRow) (string, error) {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	for _, r := range rows {
-		if err := enc.Encode(r); err != nil {
-			return "", err
-		}
-	}
-	return b.String(), nil
-}
-
-func showTable(rows []psRow, stats bool, now time.Time) string {
-	head := []string{"NAME", "PID", "COMMAND", "CREATED", "STATE", "ADDRESS", "PORTS"}
-	if stats {
-		head = append(head, "TCP", "UDP", "PING", "DROPS")
-	}
-	t := table{head}
-	for _, r := range rows {
-		line := []string{r.ID, fmt.Sprint(r.PID), shorten(strings.Join(r.Command, " ")), ago(now.Sub(r.Created)), r.state(),
-			joinAddrs(r.Addresses), showPorts(r.Ports)}
-		if stats {
-			line = append(line, r.statColumns()...)
-		}
-		t = append(t, line)
-	}
-	return t.String()
-}
-
-func (r *psRow) state() string {
-	if r.Restarts > 0 {
-		return fmt.Sprintf("%s (%d restarts)", r.State, r.Restarts)
-	}
-	return r.State
-}
-
-func (r *psRow) statColumns() []string {
-	if r.Stats == nil {
-		return []string{"-", "-", "-", "-"}
-	}
-	return []string{fmt.Sprint(r.Stats.TCPFlows), fmt.Sprint(r.Stats.UDPFlows), fmt.Sprint(r.Stats.PingFlows), showDrops(r.Stats.Drops)}
+// psFilters say whether a sandbox matches a value, by key.
+var psFilters = map[string]func(r psRow, v string) bool{
+	"id":      func(r psRow, v string) bool { return strings.HasPrefix(r.fullID, v) },
+	"name":    func(r psRow, v string) bool { ok, err := regexp.MatchString(v, r.Name); return ok && err == nil },
+	"network": func(r psRow, v string) bool { return slices.Contains(r.Networks, v) },
+	"status":  func(psRow, string) bool { return true },
+	"label": func(r psRow, v string) bool {
+		k, want, valued := strings.Cut(v, "=")
+		has, ok := r.Labels[k]
+		return ok && (!valued || has == want)
+	},
 }
 
 // ago says how long ago in the largest unit, as docker ps does.
@@ -216,15 +199,20 @@ func ago(d time.Duration) string {
 	return "now"
 }
 
-// shorten keeps a command line to what a table has room for.
-func shorten(s string) string {
-	const most = 32
-	s = strings.Map(func(r rune) rune {
+// printable replaces what a terminal would obey.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
-			return ' ' // a terminal would obey
+			return ' '
 		}
 		return r
 	}, s)
+}
+
+// shorten keeps a command line to what a table has room for.
+func shorten(s string) string {
+	const most = 32
+	s = printable(s)
 	if r := []rune(s); len(r) > most {
 		return string(r[:most-1]) + "…"
 	}

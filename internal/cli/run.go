@@ -126,19 +126,24 @@ func (a *app) runCommandWith(o *runOptions) *cobra.Command {
 	fs.BoolVarP(&o.detach, "detach", "d", false, "Run in the background; print the id once CMD runs")
 	fs.IntVar(&o.reportFD, reportFlag, -1, "Descriptor of the report of a detached start")
 	_ = fs.MarkHidden(reportFlag)
-	addIgnored(fs)
+	addIgnored(fs, "rm", "interactive", "tty")
 	a.completeFlags(cmd)
 	noValueCompletion(cmd, "domainname", "label")
 	return cmd
 }
 
-// addIgnored defines flags of docker run that say here what is so anyway: a sandbox leaves nothing behind, and CMD has
-// the caller's own terminal.
-func addIgnored(fs *pflag.FlagSet) {
-	var ignored bool
-	fs.BoolVar(&ignored, "rm", true, "Ignored: a sandbox always leaves nothing behind")
-	fs.BoolVarP(&ignored, "interactive", "i", true, "Ignored: CMD has the standard input there is")
-	fs.BoolVarP(&ignored, "tty", "t", true, "Ignored: CMD has the terminal there is")
+// ignored are flags of docker run that say here what is so anyway.
+var ignored = map[string]struct{ short, usage string }{
+	"rm":          {"", "Accepted: a sandbox never leaves anything behind"},
+	"interactive": {"i", "Accepted: CMD has the standard input there is"},
+	"tty":         {"t", "Accepted: CMD has the terminal there is"},
+}
+
+// addIgnored defines some of them, for who types them out of habit.
+func addIgnored(fs *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		fs.BoolP(name, ignored[name].short, false, ignored[name].usage)
+	}
 }
 
 // check refuses what cannot be before anything is made, and settles what depends on several flags.
@@ -153,13 +158,8 @@ func (o *runOptions) check(a *app, fs *pflag.FlagSet) (err error) {
 	if err := o.checkConflicts(o.mode); err != nil {
 		return err
 	}
-	for _, e := range o.env {
-		if k, _, _ := strings.Cut(e, "="); k == "" {
-			return usagef("--env %q: invalid environment variable: it has no name", e)
-		}
-		if strings.ContainsRune(e, 0) {
-			return usagef("--env %q: it contains a zero byte", e)
-		}
+	if err := checkEnv(o.env); err != nil {
+		return err
 	}
 	if o.workdir != "" {
 		if st, err := os.Stat(o.workdir); err != nil {
@@ -180,6 +180,19 @@ func (o *runOptions) check(a *app, fs *pflag.FlagSet) (err error) {
 		}
 	}
 	return o.checkHost()
+}
+
+// checkEnv refuses variables that the kernel would not take.
+func checkEnv(env []string) error {
+	for _, e := range env {
+		if k, _, _ := strings.Cut(e, "="); k == "" {
+			return usagef("--env %q: invalid environment variable: it has no name", e)
+		}
+		if strings.ContainsRune(e, 0) {
+			return usagef("--env %q: it contains a zero byte", e)
+		}
+	}
+	return nil
 }
 
 // run runs a sandbox to its end.

@@ -61,21 +61,21 @@ func TestSandboxFromOutside(t *testing.T) {
 	// ps
 	got := invoke(t, "ps")
 	lines := strings.Split(got.out, "\n")
-	if got.code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], "NAME  PID") || !strings.HasPrefix(lines[1], "web ") ||
-		!strings.Contains(lines[1], "running") || !strings.Contains(lines[1], "10.0.2.100, fd00::100") || !strings.Contains(lines[1], "->80/tcp") {
+	if got.code != 0 || len(lines) != 3 || !strings.HasPrefix(lines[0], "ID             NAME      COMMAND") || !strings.Contains(lines[1], "   web       ") ||
+		!strings.Contains(lines[1], "   Up ") || !strings.HasSuffix(lines[1], "   private") || !strings.Contains(lines[1], "->80/tcp") {
 		t.Errorf("ps: %+v", got)
 	}
-	if got := invoke(t, "ps", "-q"); got.out != "web\n" {
+	if got := invoke(t, "ps", "-q"); len(got.out) != 13 {
 		t.Errorf("ps -q: %+v", got)
 	}
 	if got := invoke(t, "ps", "--stats"); !strings.Contains(got.out, "runt=3") {
 		t.Errorf("ps --stats: %+v", got)
 	}
-	if got := invoke(t, "ps", "--format", "{{.ID}} {{.Kind}} {{json .Addresses}} {{join .Command \" \"}}"); !strings.HasPrefix(got.out, `web run ["10.0.2.100","fd00::100"] sh -c`) {
+	if got := invoke(t, "ps", "--format", "{{.Name}} {{.Kind}} {{json .Addresses}} {{join .Command \" \"}}"); !strings.HasPrefix(got.out, `web run ["10.0.2.100","fd00::100"] sh -c`) {
 		t.Errorf("ps --format: %+v", got)
 	}
 	var row psRow
-	if got := invoke(t, "ps", "--stats", "--format", "json"); json.Unmarshal([]byte(got.out), &row) != nil || row.ID != "web" || row.Stats == nil || row.Stats.UDPFlows != 7 || len(row.Ports) != 1 {
+	if got := invoke(t, "ps", "--stats", "--format", "json"); json.Unmarshal([]byte(got.out), &row) != nil || row.Name != "web" || len(row.ID) != 12 || row.Stats == nil || row.Stats.UDPFlows != 7 || len(row.Ports) != 1 {
 		t.Errorf("ps --format json: %+v", got)
 	}
 	for _, bad := range []string{"{{.Nope}}", "{{", "{{.ID | nope}}"} {
