@@ -107,11 +107,11 @@ func TestSameName(t *testing.T) {
 	if code := p.Exit(t); code != 125 || p.Stdout.String() != "" || !strings.Contains(p.Stderr.String(), "twins") {
 		t.Errorf("second of the name: exit code %d, %q: %s", code, p.Stdout, p.Stderr)
 	}
-	if out := mustUsernet(t, r, "ps", "--format", "{{.ID}} {{.ShimPID}} {{.State}}"); !strings.Contains(out, fmt.Sprintf("twins %d running\n", first.PID())) {
+	if out := mustUsernet(t, r, "ps", "--format", "{{.Name}} {{.ShimPID}} {{.State}}"); !strings.Contains(out, fmt.Sprintf("twins %d running\n", first.PID())) {
 		t.Errorf("ps shows %q", out)
 	}
 	first.End(t)
-	if out := mustUsernet(t, r, "ps", "-q"); slices.Contains(strings.Fields(out), "twins") {
+	if out := mustUsernet(t, r, "ps", "--format", "{{.Name}}"); slices.Contains(strings.Fields(out), "twins") {
 		t.Errorf("ps shows one that has ended: %q", out)
 	}
 	r.Run(t, "--name", "twins").End(t)
