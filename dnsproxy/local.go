@@ -104,11 +104,12 @@ func nameRecords(name string, qtype uint16, names []string) (rrs []dns.RR) {
 // given in wire form and lower case. It is false for a name that has not all labels of an address.
 func reverseAddr(s string) (netip.Addr, bool) {
 	const suffix4, suffix6 = "\x07in-addr\x04arpa\x00", "\x03ip6\x04arpa\x00"
-	if rest, ok := strings.CutSuffix(s, suffix4); ok {
-		return reverse4(rest)
+	// A label may contain the bytes of the suffix, so it is looked for at the start of labels only.
+	if rest, ok := cutSuffix(s, suffix4); ok {
+		return reverse4(strings.TrimSuffix(rest, "\x00"))
 	}
-	if rest, ok := strings.CutSuffix(s, suffix6); ok {
-		return reverse6(rest)
+	if rest, ok := cutSuffix(s, suffix6); ok {
+		return reverse6(strings.TrimSuffix(rest, "\x00"))
 	}
 	return netip.Addr{}, false
 }

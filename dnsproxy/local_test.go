@@ -134,6 +134,15 @@ func TestReverseAddr(t *testing.T) {
 	}
 }
 
+// FZ-07: a label that ends like a reverse name is no reverse name, and no panic.
+func TestReverseAddrInLabel(t *testing.T) {
+	for _, s := range []string{"\x0cxx\x0cx\x07in-addr\x04arpa\x00", "\x0d1\x0c1.\x07in-addr\x04arpa\x00", "\x09x\x03ip6\x04arpa\x00\x00", "\x07in-addr\x04arpa\x00"} {
+		if a, ok := reverseAddr(s); ok {
+			t.Errorf("%q is the name of %v", s, a)
+		}
+	}
+}
+
 func reverse(addr string) string {
 	r, err := dns.ReverseAddr(addr)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/usernet/usernet/stack/spec"
+
 	"github.com/usernet/usernet/stack/drop"
 )
 
@@ -212,10 +214,14 @@ func checkForwarded(t *testing.T, q *query, msg []byte, theirs *dns.Msg, theirEr
 	}
 }
 
-// fuzzServer has names and no upstreams, so all its answers come at once.
+// fuzzServer has names, links and no upstreams, so all its answers come at once.
 var fuzzServer = func() *Server {
 	s := New(Env{}, testNet)
 	s.Configure(Config{Hosts: testHosts})
+	s.SetEndpoint(spec.Endpoint{
+		ID: "c", Addrs: []netip.Addr{clientAddr.Addr()}, Names: []string{"c", "a.b"},
+		Resolver: spec.Resolver{Links: map[string][]string{"l": {"c"}, "m": {"n"}, "n": {"m"}}, NDots: true},
+	})
 	return s
 }()
 
