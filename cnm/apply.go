@@ -119,7 +119,10 @@ func (sb *Sandbox) sync(ctx context.Context) {
 		return
 	}
 	defer sb.unlock()
-	if err = sb.apply(ctx); err == nil {
+	if err = sb.clear(ctx); err == nil {
+		err = sb.apply(ctx)
+	}
+	if err == nil {
 		err = sb.tellKept(ctx)
 	}
 	if err != nil && sb.ctx.Err() == nil && ctx.Err() == nil {

@@ -22,7 +22,7 @@ func (c *Controller) Connect(ctx context.Context, sandbox string, e EndpointConf
 	if err != nil {
 		return err
 	}
-	if err := sb.lockRunning(ctx); err != nil {
+	if err := sb.lockSoon(ctx); err != nil {
 		return err
 	}
 	defer sb.unlock()
@@ -48,6 +48,9 @@ func (sb *Sandbox) plug(ctx context.Context, ep *endpoint) error {
 	if err := sb.c.step("plug"); err != nil {
 		return err
 	}
+	if err := sb.clear(ctx); err != nil {
+		return err
+	}
 	ctx, cancel := sb.asking(ctx)
 	defer cancel()
 	dev, info, err := sb.ns.Plug(ctx, ep.link)
@@ -63,7 +66,8 @@ func (sb *Sandbox) undo(ctx context.Context, ep *endpoint) {
 	ctx = context.WithoutCancel(ctx)
 	sb.mark(ep, leaving)
 	err := sb.apply(ctx)
-	if e := sb.unplug(ctx, ep); err == nil {
+	if e := sb.unplug(ctx, ep); e != nil {
+		sb.strays = append(sb.strays, ep.id)
 		err = e
 	}
 	sb.forget(ep)
@@ -87,6 +91,21 @@ func (sb *Sandbox) unplug(ctx context.Context, ep *endpoint) error {
 	defer cancel()
 	if err := sb.ns.Unplug(ctx, ep.id); err != nil {
 		return fmt.Errorf("remove interface %s of container %s: %w", ep.link.Name, sb.conf.Name, err)
+	}
+	return nil
+}
+
+// clear removes the interfaces of legs that are gone, of which the shim did not say that they are: it may have
+// made one after all, when nobody waited for it any more.
+func (sb *Sandbox) clear(ctx context.Context) error {
+	for len(sb.strays) > 0 {
+		ctx, cancel := sb.asking(ctx)
+		err := sb.ns.Unplug(ctx, sb.strays[0])
+		cancel()
+		if err != nil {
+			return fmt.Errorf("remove a left interface of container %s: %w", sb.conf.Name, err)
+		}
+		sb.strays = sb.strays[1:]
 	}
 	return nil
 }
@@ -117,7 +136,7 @@ func (c *Controller) Disconnect(ctx context.Context, network, sandbox string, fo
 		}
 		return err
 	}
-	if err := sb.lockRunning(ctx); err != nil {
+	if err := sb.lockSoon(ctx); err != nil {
 		return err
 	}
 	defer sb.unlock()

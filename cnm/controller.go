@@ -34,7 +34,7 @@ type Config struct {
 	// ResolvConf is the host's file; empty means /etc/resolv.conf.
 	ResolvConf string
 	// HostGateway is what host-gateway and host.docker.internal stand for; nil, or an invalid Addr, means the
-	// default bridge's gateway.
+	// gateway of the Network that is asked in. It does not call the Controller.
 	HostGateway func() netip.Addr
 	// LinkVariables sets the variables of legacy links also without the profile 20.10.
 	LinkVariables bool

@@ -327,6 +327,31 @@ func TestCallerLeaves(t *testing.T) {
 	r.check(b)
 }
 
+// TestStrayInterface: one that a shim made when nobody waited any more goes before the next comes.
+func TestStrayInterface(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	b := r.run(sandboxConf("c1"))
+	r.settled()
+	b.ns.Fail = func(method string) error {
+		if method == "Unplug" || method == "SetRoutes" || method == "SetFiles" {
+			return errDisk
+		}
+		return nil
+	}
+	if err := r.c.Connect(context.Background(), "c1", EndpointConfig{Network: "n1", GwPriority: 1}); !errors.Is(err, errDisk) {
+		t.Errorf("connect: %v", err)
+	}
+	r.settled()
+	if n := len(b.ns.Links()); n != 2 {
+		t.Fatalf("%d interfaces, want the stray one too", n)
+	}
+	b.ns.Fail = nil
+	r.connect("c1", "n1")
+	r.settled()
+	r.check(b)
+}
+
 // TestShimStopped: one that does not answer costs its own caller the patience, is undone as far as can be, and keeps
 // nobody else.
 func TestShimStopped(t *testing.T) {

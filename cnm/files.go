@@ -147,8 +147,8 @@ func (sb *Sandbox) trailer(ndots string) string {
 func (sb *Sandbox) hostsLocked() []hostsfile.Line {
 	var lines []hostsfile.Line
 	for _, h := range sb.conf.ExtraHosts {
-		if !h.Addr.IsValid() {
-			h.Addr = sb.c.hostGatewayLocked()
+		if legs := sb.legsLocked(); !h.Addr.IsValid() && len(legs) > 0 {
+			h.Addr = sb.c.hostGateway(legs[0].net)
 		}
 		lines = append(lines, hostsfile.Line{Addr: h.Addr, Names: []string{h.Name}})
 	}
@@ -163,16 +163,16 @@ func (sb *Sandbox) hostsLocked() []hostsfile.Line {
 	return lines
 }
 
-// hostGatewayLocked is what host-gateway stands for: what the daemon was told, else the default bridge's
-// gateway, as in Docker.
-func (c *Controller) hostGatewayLocked() netip.Addr {
+// hostGateway is what host-gateway stands for in a Network: what the daemon was told, else the Network's gateway.
+// Docker takes the default bridge's, which here no other Network reaches.
+func (c *Controller) hostGateway(n *network) netip.Addr {
 	if c.cfg.HostGateway != nil {
 		if a := c.cfg.HostGateway(); a.IsValid() {
 			return a
 		}
 	}
-	if n := c.names["bridge"]; n != nil {
+	if n.spec.Gateway4.IsValid() {
 		return n.spec.Gateway4
 	}
-	return netip.Addr{}
+	return n.spec.Gateway6
 }

@@ -204,7 +204,13 @@ func (r *rig) settled() {
 		r.c.mu.Lock()
 		defer r.c.mu.Unlock()
 		for _, sb := range r.c.sandboxes {
-			if sb.syncing || len(sb.op) > 0 {
+			if sb.syncing {
+				return false
+			}
+			select {
+			case sb.op <- struct{}{}: // whoever had it last is done
+				<-sb.op
+			default:
 				return false
 			}
 		}

@@ -52,6 +52,8 @@ type Sandbox struct {
 	told told
 	// lead is where the ports lead now; guarded by op.
 	lead [2]*endpoint
+	// strays are Endpoints that are gone and whose interfaces may not be; guarded by op.
+	strays []string
 
 	// These are written with op and Controller.mu held, so either is enough to read them.
 	state     sandboxState
@@ -93,6 +95,13 @@ func (sb *Sandbox) unlock() { <-sb.op }
 // gone is the error of everything after the end.
 func (sb *Sandbox) gone() error {
 	return fault.New(fault.NotFound, "No such container: %s", sb.conf.Name)
+}
+
+// lockSoon is lock once the command runs, for a caller that would not wait long for that.
+func (sb *Sandbox) lockSoon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fault.New(fault.Unavailable, "container %s is busy; try again", sb.conf.Name))
+	defer cancel()
+	return sb.lockRunning(ctx)
 }
 
 // lockRunning is lock once the command runs.

@@ -90,9 +90,7 @@ func (c *Controller) knownHosts(n *network) map[string][]netip.Addr {
 	if !n.names || n.conf.Internal {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if a := c.hostGatewayLocked(); a.IsValid() {
+	if a := c.hostGateway(n); a.IsValid() {
 		return map[string][]netip.Addr{"host.docker.internal": {a}}
 	}
 	return nil
