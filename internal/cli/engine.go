@@ -8,22 +8,22 @@ import (
 
 	"github.com/usernet/usernet/api/client"
 	"github.com/usernet/usernet/internal/control/registry"
+	"github.com/usernet/usernet/internal/daemon"
 )
 
-// The daemon's sockets in the runtime directory.
-const (
-	socketName     = "usernet.sock"
-	joinSocketName = "join.sock"
-)
-
-// connectDaemon returns a client of the caller's daemon.
-func connectDaemon(context.Context, bool) (*client.Client, error) {
+// connectDaemon returns a client of the caller's daemon, which is started with start if none answers.
+func connectDaemon(ctx context.Context, start bool) (*client.Client, error) {
 	d, err := registry.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	return client.New(filepath.Join(d.Path(), socketName)), nil
+	if start {
+		if err := startDaemon(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return client.New(filepath.Join(d.Path(), daemon.SocketName)), nil
 }
 
 // engine is a client of the daemon, which is started when none runs.

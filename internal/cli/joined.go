@@ -9,6 +9,7 @@ import (
 
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/internal/control/registry"
+	"github.com/usernet/usernet/internal/daemon"
 	"github.com/usernet/usernet/internal/join"
 	"github.com/usernet/usernet/internal/shim"
 )
@@ -38,8 +39,8 @@ func (s *session) join(ctx context.Context, c cnm.SandboxConfig) (*join.Client, 
 		return nil, cnm.Joined{}, err
 	}
 	defer d.Close()
-	client, joined, err := join.Dial(ctx, filepath.Join(d.Path(), joinSocketName), c, join.Options{
-		Log: s.log,
+	client, joined, err := join.Dial(ctx, filepath.Join(d.Path(), daemon.JoinSocketName), c, join.Options{
+		Start: startDaemon, Log: s.log,
 	})
 	if _, ok := errors.AsType[*join.RefusedError](err); ok {
 		return nil, cnm.Joined{}, fmt.Errorf("Error response from daemon: %w", err)

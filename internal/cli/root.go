@@ -48,7 +48,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{flagError(err)} })
 	root.PersistentFlags().SortFlags = false
 	root.AddCommand(
-		a.runCommand(), a.attachCommand(), a.execCommand(), a.inspectCommand(), a.networkCommand(),
+		a.runCommand(), a.attachCommand(), a.daemonCommand(), a.execCommand(), a.inspectCommand(), a.networkCommand(),
 		a.portCommand(), a.psCommand(), a.rmCommand(), a.stopCommand(),
 		a.doctorCommand(), a.versionCommand(), a.completionCommand(root), a.manCommand(root),
 	)
