@@ -17,11 +17,9 @@ import (
 	"github.com/usernet/usernet/stack/capture"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/gateway"
-	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/stack/nat"
 	"github.com/usernet/usernet/stack/spec"
-	"github.com/usernet/usernet/tap"
 )
 
 // Options is what a Network gets from its process.
@@ -54,14 +52,6 @@ type Network struct {
 	endpoints map[string]*endpoint // guarded by mu
 	published map[string]string    // id of a published port → Endpoint; guarded by mu
 	closed    bool                 // guarded by mu
-}
-
-// endpoint is an attached container.
-type endpoint struct {
-	spec   spec.Endpoint // Names, Resolver and Accept are guarded by Network.mu
-	dev    *tap.Device
-	port   *bridge.Port
-	reader sync.WaitGroup // runs dev until it is closed
 }
 
 // New makes the datapath of n. Nothing is attached yet.
@@ -177,143 +167,6 @@ func (n *Network) autonomous(mac l2.MAC) bool {
 		}
 	}
 	return true
-}
-
-// Attach gives a container the Network: f is its TAP, of which info says what it can. The Network
-// owns f from now on, also when Attach fails.
-func (n *Network) Attach(ep spec.Endpoint, f *os.File, info tap.Info) error {
-	log := n.log.With("endpoint", ep.ID)
-	dev, err := tap.Open(f, info, tap.Options{Drops: &n.drops, Alloc: gateway.Alloc, Log: log})
-	if err != nil {
-		f.Close()
-		return fmt.Errorf("attach endpoint %s: %w", ep.ID, err)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := n.attachLocked(ep, dev); err != nil {
-		dev.Close()
-		return fmt.Errorf("attach endpoint %s: %w", ep.ID, err)
-	}
-	return nil
-}
-
-func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
-	if n.closed {
-		return errors.New("network is closed")
-	}
-	if n.endpoints[ep.ID] != nil {
-		return errors.New("already attached")
-	}
-	holes, err := holesOf(ep.Accept)
-	if err != nil {
-		return err
-	}
-	group := bridge.GroupNone
-	if n.spec.Apart {
-		group = bridge.GroupContainers
-	}
-	port, err := n.bridge.Attach(&recordedPort{Port: dev, n: n}, bridge.PortConfig{
-		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.subnets(), Strict: ep.Strict, VNet: dev.VNet(), Group: group,
-	})
-	if err != nil {
-		return err
-	}
-	port.SetHoles(holes)
-	for _, a := range ep.Addrs {
-		if !ep.MAC.IsZero() {
-			n.gateway.AddNeighbour(a, ep.MAC)
-		}
-	}
-	n.dns.SetEndpoint(ep)
-	e := &endpoint{spec: ep, dev: dev, port: port}
-	n.endpoints[ep.ID] = e
-	e.reader.Go(func() { n.read(e) })
-	return nil
-}
-
-// holesOf reads what an Endpoint accepts.
-func holesOf(accept []spec.Accept) (holes []bridge.Hole, err error) {
-	for _, a := range accept {
-		h := bridge.Hole{From: a.From, Port: a.Port}
-		switch a.Proto {
-		case "tcp":
-			h.Proto = ip.TCP
-		case "udp":
-			h.Proto = ip.UDP
-		default:
-			return nil, fmt.Errorf("accept from %s: unknown protocol %q; say tcp or udp", a.From, a.Proto)
-		}
-		if a.Port == 0 || a.From == "" {
-			return nil, fmt.Errorf("accept port %d from %q: needs a port and the id of an endpoint", a.Port, a.From)
-		}
-		holes = append(holes, h)
-	}
-	return holes, nil
-}
-
-// Update puts other Names, another Resolver and other holes (Accept) of an attached Endpoint in force. What else ep
-// says must be what Attach was told; otherwise nothing changes.
-func (n *Network) Update(ep spec.Endpoint) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	e := n.endpoints[ep.ID]
-	if e == nil {
-		return fmt.Errorf("update endpoint %s: not attached", ep.ID)
-	}
-	old := &e.spec
-	switch {
-	case ep.MAC != old.MAC:
-		return fmt.Errorf("update endpoint %s: MAC %s instead of %s; detach and attach it", ep.ID, ep.MAC, old.MAC)
-	case !slices.Equal(ep.Addrs, old.Addrs):
-		return fmt.Errorf("update endpoint %s: addresses %v instead of %v; detach and attach it", ep.ID, ep.Addrs, old.Addrs)
-	case ep.Strict != old.Strict || ep.Interface != old.Interface:
-		return fmt.Errorf("update endpoint %s: another interface; detach and attach it", ep.ID)
-	}
-	holes, err := holesOf(ep.Accept)
-	if err != nil {
-		return fmt.Errorf("update endpoint %s: %w", ep.ID, err)
-	}
-	e.port.SetHoles(holes)
-	n.dns.SetEndpoint(ep)
-	old.Names, old.Resolver, old.Accept = ep.Names, ep.Resolver, ep.Accept
-	return nil
-}
-
-// read runs an Endpoint's TAP until it is closed or gone.
-func (n *Network) read(e *endpoint) {
-	err := e.dev.Run(func(frames []l2.Frame) {
-		if r := n.record.Load(); r != nil {
-			r.Record(frames)
-		}
-		e.port.Input(frames)
-	}, n.gateway.Flush)
-	if err != nil && n.opts.EndpointDown != nil {
-		n.opts.EndpointDown(e.spec.ID, err)
-	}
-}
-
-// Detach takes a container off the Network and closes its TAP.
-func (n *Network) Detach(id string) error {
-	n.mu.Lock()
-	e := n.endpoints[id]
-	delete(n.endpoints, id)
-	n.dns.RemoveEndpoint(id)
-	n.mu.Unlock()
-	if e == nil {
-		return fmt.Errorf("detach endpoint %s: not attached", id)
-	}
-	return n.detach(e)
-}
-
-func (n *Network) detach(e *endpoint) error {
-	err := e.dev.Close()
-	e.reader.Wait()
-	// The neighbours go first: once the switch has freed the addresses another Endpoint may have them.
-	for _, a := range e.spec.Addrs {
-		n.gateway.RemoveNeighbour(a)
-	}
-	n.bridge.Detach(e.port)
-	return err
 }
 
 // Publish serves one listening socket for an Endpoint. The Network owns f, also when it fails.
