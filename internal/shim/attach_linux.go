@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -43,7 +44,8 @@ type AttachConfig struct {
 	// Links are the interfaces to make at the start, and Routes the routes.
 	Links  []plumb.Link
 	Routes plumb.Routes
-	// Files are written into the container of PID, where it has a file of that path that is not the host's.
+	// Files are written into the container of PID, unless it has the host's there. Changes rewrite these and
+	// pass over others.
 	Files []plumb.File
 	// Start brings up the Network behind Links, with its ports bound.
 	Start func(ctx context.Context, pid int) (Network, error) `json:"-"`
@@ -186,11 +188,24 @@ func (a *attachment) ask(ctx context.Context, ch change) (message, error) {
 	if len(ch.Files) == 0 {
 		return a.ns.change(ctx, a.cfg, ch, nil)
 	}
+	if ch.Files = a.ownFiles(ch.Files); len(ch.Files) == 0 {
+		return message{}, nil
+	}
 	a.ns.writeFiles(func(root *os.File) error {
 		_, err := a.ns.change(ctx, a.cfg, ch, root)
 		return err
 	}, ch.Files, a.log)
 	return message{}, nil
+}
+
+// ownFiles leaves out the files that were not given at the start: those are the container's own affair.
+func (a *attachment) ownFiles(files []plumb.File) (own []plumb.File) {
+	for _, f := range files {
+		if slices.ContainsFunc(a.cfg.Files, func(g plumb.File) bool { return g.Path == f.Path }) {
+			own = append(own, f)
+		}
+	}
+	return own
 }
 
 // signal sends a signal to the process that was attached to.

@@ -140,7 +140,7 @@ type Change struct {
 	Plug   *plumb.Link    // make the interface, give its TAP to Attach, then reply
 	Unplug string         // remove the interface of this Endpoint
 	Routes *plumb.Routes  // in place of those there are
-	Files  []plumb.File   // new content of files given at the start
+	Files  []plumb.File   // new content of files given at the start; for an attached namespace others are passed over
 	Signal syscall.Signal // to CMD; SIGKILL ends the sandbox
 	// Reply is buffered and gets exactly one reply. After an error nothing has changed.
 	Reply chan<- error

@@ -7,21 +7,25 @@
 //
 //	 shim (Run)                                   init (Init, hidden role __init)
 //	 1 socketpair, clone(USER|NET|NS|UTS) ──────► unmapped, all capabilities by the ambient set
-//	 2 control starts the datapath and binds
-//	   the published ports, concurrently
+//	 2 the Network is brought up and the
+//	   ports are bound, concurrently
 //	 3 --map auto: newuidmap, newgidmap
 //	   send setup ──────────────────────────────► 4 write uid_map and gid_map (root, keep)
-//	                                              5 create the TAP
-//	 6 hand the TAP to control ◄───────────── tap, with the descriptor
+//	                                              5 create the TAPs
+//	 6 hand them to the Network ◄──────────── tap, with the descriptor, for each
 //	                                              7 addresses, routes, mounts, host name
 //	 8 send go, once ports are bound and
-//	   the datapath has the TAP ────────────────► 9 drop what CMD must not have, start CMD
+//	   the Network has the TAPs ───────────────► 9 drop what CMD must not have, start CMD
 //	10 forward signals ─────────────────────────►   deliver to CMD
 //	   mirror stops ◄──────────────────────── stopped
+//	   pass on changes ────────────────────────►   make them, answer (changes_linux.go)
 //	                                             11 CMD ended: kill what it left, exit with its code
 //	12 close the network, exit with that code
 //
 // Steps 2 and 4 to 7 overlap; CMD never runs before both are done.
+//
+// A sandbox that joins another one's network has its init started by nsenter and unshare (join_linux.go); a
+// namespace that somebody else made has no init, and a helper run for each change (attach_linux.go).
 //
 // # Invariants
 //

@@ -1,9 +1,10 @@
 // Package netns opens, enters and configures network namespaces.
 //
-// Configure is for a process inside: it gives the namespace the addresses, routes and settings of
-// an Endpoint, by netlink and by a few files of /proc/sys. It is on the way of every start of a
-// sandbox, so it opens one netlink socket and waits for nothing: addresses are added without
-// duplicate address detection, which would take a second, as the network has handed them out.
+// Namespace is for a process inside: it gives the namespace the addresses, routes and settings of its
+// Links, at the start and as they come and go, by netlink and by a few files of /proc/sys. Configure is on
+// the way of every start of a sandbox, so it waits for nothing: addresses are added without duplicate
+// address detection, which would take a second, as the network has handed them out. SetRoutes has the
+// theory of the resolver's address (route_linux.go).
 package netns
 
 import (
