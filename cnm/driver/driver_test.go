@@ -87,33 +87,6 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// C-cr9, C-cr11: the flags win over the options, the options over the defaults.
-func TestFamilies(t *testing.T) {
-	yes, no := true, false
-	for _, row := range []struct {
-		v4, v6  *bool
-		options map[string]string
-		want    string
-	}{
-		{nil, nil, nil, "true false"},
-		{nil, &yes, nil, "true true"},
-		{&no, &yes, nil, "false true"},
-		{nil, nil, map[string]string{driver.OptIPv4: "false", driver.OptIPv6: "1"}, "false true"},
-		{&yes, &no, map[string]string{driver.OptIPv4: "false", driver.OptIPv6: "x"}, "true false"},
-		{&no, nil, nil, "IPv4 or IPv6 must be enabled"},
-		{nil, nil, map[string]string{driver.OptIPv6: "x"}, `driver-opt "com.docker.network.enable_ipv6" is not a valid bool`},
-	} {
-		v4, v6, err := driver.Families(row.v4, row.v6, row.options)
-		got := fmt.Sprintf("%v %v", v4, v6)
-		if err != nil {
-			got = err.Error()
-		}
-		if got != row.want {
-			t.Errorf("%v: %s, want %s", row.options, got, row.want)
-		}
-	}
-}
-
 func TestSysctls(t *testing.T) {
 	for _, bad := range []string{"", "x", "net.ipv4.conf.IFNAME.x", "net.ipv4.conf.eth0.x=1", "net.unix.conf.IFNAME.x=1", "kernel.ipv4.conf.IFNAME.x=1",
 		"net.ipv4.conf.IFNAME.x=1,", "net.ipv4.conf.IFNAME.a/b=1", "net.ipv4..IFNAME.x=1", "net.ipv4.conf.IFNAME.a.b=1"} {

@@ -3,7 +3,6 @@ package driver
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/usernet/usernet/cnm/fault"
@@ -21,34 +20,6 @@ const (
 	OptIfname  = "com.docker.network.endpoint.ifname"
 	OptSysctls = "com.docker.network.endpoint.sysctls"
 )
-
-// Families says which families of a Network are on: what the request says, else what the options say, else
-// IPv4 alone.
-func Families(ipv4, ipv6 *bool, options map[string]string) (v4, v6 bool, err error) {
-	v4, err = family(ipv4, OptIPv4, options, true)
-	if err == nil {
-		v6, err = family(ipv6, OptIPv6, options, false)
-	}
-	if err == nil && !v4 && !v6 {
-		err = fault.New(fault.Invalid, "IPv4 or IPv6 must be enabled")
-	}
-	return v4, v6, err
-}
-
-func family(asked *bool, key string, options map[string]string, otherwise bool) (bool, error) {
-	if asked != nil {
-		return *asked, nil
-	}
-	v, ok := options[key]
-	if !ok {
-		return otherwise, nil
-	}
-	on, err := strconv.ParseBool(v)
-	if err != nil {
-		return false, fault.New(fault.Invalid, "driver-opt %q is not a valid bool", key)
-	}
-	return on, nil
-}
 
 // nameHole stands for the interface's name in a sysctl. Docker's command writes it in lower case.
 const nameHole = "IFNAME"

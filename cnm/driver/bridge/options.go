@@ -85,7 +85,7 @@ var setters = map[string]func(o *Options, value string) error{
 	OptMasquerade:   flag(func(o *Options) *bool { return &o.Masquerade }),
 	OptInhibitIPv4:  flag(func(o *Options) *bool { return &o.InhibitIPv4 }),
 	OptHostLoopback: flag(func(o *Options) *bool { return &o.HostLoopback }),
-	driver.OptIPv4:  flag(func(*Options) *bool { return new(bool) }), // the caller's: see driver.Families
+	driver.OptIPv4:  flag(func(*Options) *bool { return new(bool) }), // which families are on is the caller's to say
 	driver.OptIPv6:  flag(func(*Options) *bool { return new(bool) }),
 
 	OptMode4:           mode(func(o *Options) *Mode { return &o.Mode4 }),
