@@ -98,7 +98,7 @@ func TestStop(t *testing.T) {
 
 // DC1 to DC3: a sandbox in another's network sees what the other has there.
 func TestContainerMode(t *testing.T) {
-	inBackground(t, "donor", "--network", "none", "--hostname", "box")
+	id := inBackground(t, "donor", "--network", "none", "--hostname", "box")
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +110,10 @@ func TestContainerMode(t *testing.T) {
 	}
 	if shared, code := process(t, "run", "--network", "container:donor", "--", "sh", "-c", what); code != 0 || shared != entered {
 		t.Errorf("run: %d, %s, want %s", code, shared, entered)
+	}
+	inBackground(t, "second", "--network", "container:donor")
+	if got := invoke(t, "inspect", "-f", "{{.HostConfig.NetworkMode}}", "second"); got.out != "container:"+id+"\n" {
+		t.Errorf("%+v", got)
 	}
 	for command, want := range map[string]int{"/no/such": 127, "/etc/passwd": 126, "false": 1} {
 		if out, code := process(t, "exec", "donor", "--", command); code != want {

@@ -80,15 +80,16 @@ type Config struct {
 	Files []plumb.File
 
 	// Join, when not nil, is a process in another sandbox, whose network this one shares: its user, network
-	// and UTS namespaces, and copies of its files. Map, Network, Hostname, Files, Links and Start have
+	// and UTS namespaces, and copies of its files. Map, Network, Hostname, Files and Links have
 	// no meaning then.
 	Join *Target
 
 	// Links are the interfaces of NetworkPrivate at the start, and Routes its routes.
 	Links  []plumb.Link
 	Routes plumb.Routes
-	// Start brings up the Network behind Links, with its ports bound; for NetworkPrivate only. It runs while
-	// init sets the sandbox up, and ctx ends when the sandbox does.
+	// Start brings up the Network behind Links, with its ports bound. It runs while init sets the sandbox up,
+	// and ctx ends when the sandbox does. Without Links, what it returns hears of the sandbox's life and may
+	// send it signals. Nil means that nobody does.
 	Start func(ctx context.Context, init int) (Network, error)
 
 	// Stdio are CMD's descriptors 0, 1 and 2.

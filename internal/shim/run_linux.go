@@ -52,7 +52,7 @@ func runSandbox(ctx context.Context, cfg Config, signals <-chan os.Signal) (int,
 	var err error
 	if cfg.Join != nil {
 		// The other sandbox has all that these would say.
-		cfg.Hostname, cfg.Links, cfg.Start = "", nil, nil
+		cfg.Hostname, cfg.Links = "", nil
 		s.init, s.conn, err = join(ctx, &cfg)
 	} else {
 		s.init, s.conn, err = startInit(&cfg)
