@@ -22,6 +22,7 @@ const (
 	UDPTrip    Op = "udp-trip"    // of one byte: P50, P99, Lost
 	Flood      Op = "flood"       // datagrams of Size to To: Total sent, Elapsed
 	FloodCount Op = "flood-count" // datagrams that arrived since the last FloodCount: Total
+	Names      Op = "names"       // ask To for Name from Streams clients, PerSecond in all or 0 for as fast as it goes: Rate, P50, P99, Lost
 	Idle       Op = "idle"        // open Count connections and keep them: Total
 	Drop       Op = "drop"        // close the idle connections, of both sides
 )
@@ -36,8 +37,11 @@ type Request struct {
 	Streams int            `json:"streams,omitempty"`
 	Size    int            `json:"size,omitempty"` // bytes
 	Count   int            `json:"count,omitempty"`
+	Name    string         `json:"name,omitempty"`
 	Warm    time.Duration  `json:"warm,omitempty"`
 	Window  time.Duration  `json:"window,omitempty"`
+
+	PerSecond int `json:"per_second,omitempty"`
 }
 
 // Reply is one line from an agent. Which fields count depends on the Op.
@@ -46,7 +50,7 @@ type Reply struct {
 	Error   string        `json:"error,omitempty"`
 	Ports   Ports         `json:"ports,omitzero"`
 	Rate    float64       `json:"rate,omitempty"`  // a second
-	Total   uint64        `json:"total,omitempty"` // bytes, datagrams or connections
+	Total   uint64        `json:"total,omitempty"` // bytes, datagrams, questions or connections
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 	P50     float64       `json:"p50,omitempty"` // microseconds
 	P99     float64       `json:"p99,omitempty"` // microseconds
@@ -103,6 +107,12 @@ func (a *agent) do(q Request) (r Reply, err error) {
 		r.Total, r.Elapsed, err = flood(q.To, q.Size, q.Window)
 	case FloodCount:
 		r.Total = a.server.received.Swap(0)
+	case Names:
+		var n nameAnswers
+		n, r.Elapsed, err = nameClients{q.To, q.Name, max(q.Streams, 1), q.PerSecond, q.Window}.ask()
+		r.percentiles(n.us)
+		r.Lost, r.Total = n.lost, uint64(len(n.us)+n.lost)
+		r.Rate = float64(len(n.us)) / max(r.Elapsed, 1).Seconds()
 	case Idle:
 		a.kept, err = openIdle(q.To, q.Count)
 		r.Total = uint64(len(a.kept))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -38,6 +39,41 @@ var Floors = []Floor{
 	{RoundTrip, AgainstPeer, 1.5},
 	// The command that people put before others must not be slower than what it replaces.
 	{StartUp, AgainstPasta, 1},
+	// From container to container are the relay's four copies again, and nothing else.
+	{Across, AgainstRelay, 0.6},
+	// podman's containers ask a name server in C's league, over a bridge of the kernel.
+	{LocalNames, AgainstPeer, 1},
+}
+
+// Limit bounds a figure of usernet as it is, from above, whatever the machine.
+type Limit struct {
+	Measure Measure
+	Most    float64 // in the Measure's unit
+}
+
+// Limits are what a machine of two CPUs must keep. Docker creates a network in some 50 ms, its API answers within a
+// person's blink, and memory of the small matters on the machines this is for.
+var Limits = []Limit{
+	{NetworksCreate, 60},
+	{NetworksMemory, 150},
+	{NetworksList, 200},
+	{NetworksRestart, 5},
+	{NetworksLeft, 5},
+	{CrowdAttach, 50},
+	{PacedNamesP99, 10},
+	{PacedNamesLoss, 0},
+}
+
+// CheckLimit says how usernet stands to l, and its figure.
+func (r *Result) CheckLimit(l Limit) (Verdict, float64) {
+	v := r.Value(Usernet, floorMTU, l.Measure)
+	switch {
+	case math.IsNaN(v):
+		return Missing, v
+	case v <= l.Most:
+		return Pass, v
+	}
+	return Fail, v
 }
 
 // Verdict is a Floor's outcome.
@@ -74,7 +110,7 @@ func (r *Result) Check(f Floor) (Verdict, float64) {
 	return Fail, ratio
 }
 
-// FloorTable writes every floor with its verdict and tells whether all passed.
+// FloorTable writes every floor and limit with its verdict and tells whether all passed.
 func (r *Result) FloorTable(w io.Writer) (passed bool, err error) {
 	rows := [][]string{{"floor at MTU 1500", "", "ratio", "limit", ""}}
 	passed = true
@@ -89,6 +125,15 @@ func (r *Result) FloorTable(w io.Writer) (passed bool, err error) {
 			number(ratio), fmt.Sprintf("%s %.1f", sign, f.Limit), v.String()})
 	}
 	var b strings.Builder
+	align(&b, rows)
+	b.WriteString("\n")
+	rows = [][]string{{"limit", "", "is", "limit", ""}}
+	for _, l := range Limits {
+		v, is := r.CheckLimit(l)
+		passed = passed && v == Pass
+		d := definition(l.Measure)
+		rows = append(rows, []string{d.Title, d.Unit, number(is), "≤ " + strconv.FormatFloat(l.Most, 'f', -1, 64), v.String()})
+	}
 	align(&b, rows)
 	_, err = io.WriteString(w, b.String())
 	return passed, err

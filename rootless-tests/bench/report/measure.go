@@ -2,6 +2,8 @@
 // nothing and needs no privileges.
 package report
 
+import "slices"
+
 // Measure names one quantity. It is the key in the JSON.
 type Measure string
 
@@ -30,6 +32,27 @@ const (
 	Memory          Measure = "memory"
 	StartUp         Measure = "start_up"
 	StartUpNetwork  Measure = "start_up_network"
+
+	// Of containers on one network.
+	Across         Measure = "across_stream"
+	Across4        Measure = "across_streams4"
+	AcrossTrip     Measure = "across_trip_p50"
+	AcrossTripP99  Measure = "across_trip_p99"
+	AcrossCPU      Measure = "across_cpu"
+	LocalNames     Measure = "dns_local"
+	LocalNamesP99  Measure = "dns_local_p99"
+	PacedNamesP99  Measure = "dns_paced_p99"
+	PacedNamesLoss Measure = "dns_paced_lost"
+
+	// Of how much fits.
+	NetworksCreate  Measure = "networks_create"
+	NetworksJoin    Measure = "networks_join"
+	NetworksMemory  Measure = "networks_memory"
+	NetworksList    Measure = "networks_list_p99"
+	NetworksRestart Measure = "networks_restart"
+	NetworksLeft    Measure = "networks_left"
+	CrowdAttach     Measure = "crowd_attach_p99"
+	CrowdMemory     Measure = "crowd_memory"
 )
 
 // Better says which way is up.
@@ -81,8 +104,42 @@ var Definitions = []Definition{
 	{StartUpNetwork, "start-up with eth0 configured", "ms", Lower, true, true},
 }
 
+// NetworkDefinitions are those of two containers on one network, of which one is the server. On loopback and through
+// the relay there is no container, and the figure is what the same load reaches there.
+var NetworkDefinitions = []Definition{
+	{Across, "TCP stream, container to container", "Gbit/s", Higher, true, true},
+	{Across4, "4 TCP streams", "Gbit/s", Higher, true, true},
+	{AcrossTrip, "TCP round trip p50", "µs", Lower, true, true},
+	{AcrossTripP99, "TCP round trip p99", "µs", Lower, true, false},
+	{AcrossCPU, "CPU of the process, TCP stream", "s/GB", Lower, true, false},
+	{LocalNames, "local names, 50 clients", "k/s", Higher, true, true},
+	{LocalNamesP99, "local names, 50 clients, p99", "ms", Lower, true, false},
+	{PacedNamesP99, "local names at 5000 a second, p99", "ms", Lower, true, false},
+	{PacedNamesLoss, "local names at 5000 a second, lost", "%", Lower, false, false},
+}
+
+// Sizes of the crowds in ScaleDefinitions.
+const (
+	Networks          = 1000
+	NetworkContainers = 2 // in each of Networks
+	Crowd             = 2000
+)
+
+// ScaleDefinitions are usernet's alone, with containers whose TAPs are simulated. Memory is what daemon and datapath
+// hold together, beyond what they hold without any.
+var ScaleDefinitions = []Definition{
+	{NetworksCreate, "1000 networks: create", "s", Lower, false, false},
+	{NetworksJoin, "1000 networks: 2 containers join each", "s", Lower, false, false},
+	{NetworksMemory, "1000 networks: memory, with the containers", "MiB", Lower, false, false},
+	{NetworksList, "1000 networks: list p99", "ms", Lower, false, false},
+	{NetworksRestart, "1000 networks: daemon killed, containers back", "s", Lower, false, false},
+	{NetworksLeft, "1000 networks: memory when all are gone", "MiB", Lower, false, false},
+	{CrowdAttach, "2000 containers on one network: attach p99", "ms", Lower, false, false},
+	{CrowdMemory, "2000 containers on one network: memory", "MiB", Lower, false, false},
+}
+
 func definition(m Measure) Definition {
-	for _, d := range Definitions {
+	for _, d := range slices.Concat(Definitions, NetworkDefinitions, ScaleDefinitions) {
 		if d.Measure == m {
 			return d
 		}
@@ -99,12 +156,13 @@ const (
 	Usernet Subject = "usernet"
 	Slirp   Subject = "slirp4netns"
 	Pasta   Subject = "pasta"
+	Podman  Subject = "podman" // its own rootless bridge, with its name server
 )
 
 // Subjects are in the order of the table's columns.
-var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta}
+var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta, Podman}
 
-var peers = []Subject{Slirp, Pasta}
+var peers = []Subject{Slirp, Pasta, Podman}
 
 // HasMTU tells whether s has an interface of its own, whose MTU matters.
 func (s Subject) HasMTU() bool { return s != Kernel && s != Relay }

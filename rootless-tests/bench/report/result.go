@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/usernet/usernet/rootless-tests/bench/stats"
@@ -99,14 +100,11 @@ func (r *Result) BetterPeer(mtu int, m Measure) float64 {
 	return best
 }
 
-// Has tells whether anything was measured of s.
-func (r *Result) Has(s Subject) bool {
-	for i := range r.Figures {
-		if r.Figures[i].Subject == s {
-			return true
-		}
-	}
-	return false
+// Has tells whether any of these was measured of s, or tried.
+func (r *Result) Has(s Subject, of []Definition) bool {
+	return slices.ContainsFunc(r.Figures, func(f Figure) bool {
+		return f.Subject == s && slices.ContainsFunc(of, func(d Definition) bool { return d.Measure == f.Measure })
+	})
 }
 
 // Write writes r as JSON.

@@ -26,6 +26,7 @@ const (
 // colours tell subjects apart also without colour vision: they differ in lightness.
 var colours = map[Subject]string{
 	Kernel: "#c8ccd0", Relay: "#8f979f", Usernet: "#0b66c3", Slirp: "#e2a33b", Pasta: "#a8502a",
+	Podman: "#6d3f7d",
 }
 
 // A bar is one subject at one MTU in a panel.
@@ -44,7 +45,7 @@ func (r *Result) SVG(w io.Writer) error {
 	}
 	var panels []panel
 	most := 0
-	for _, d := range Definitions {
+	for _, d := range slices.Concat(Definitions, NetworkDefinitions) {
 		if bars := r.bars(d); d.Figure && len(bars) > 0 {
 			panels = append(panels, panel{d, bars})
 			most = max(most, len(bars))

@@ -15,14 +15,22 @@ func (r *Result) Table(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v\n",
 		r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Rounds, r.Window)
-	for _, name := range []string{"usernet", "slirp4netns", "pasta", "iperf3"} {
+	for _, name := range []string{"usernet", "slirp4netns", "pasta", "podman", "netavark", "aardvark-dns", "iperf3"} {
 		if v := r.Versions[name]; v != "" {
 			fmt.Fprintf(&b, "  %s: %s\n", name, v)
 		}
 	}
 	for _, mtu := range r.MTUs {
 		fmt.Fprintf(&b, "\nMTU %d\n", mtu)
-		align(&b, r.rows(mtu))
+		align(&b, r.rows(mtu, Definitions))
+	}
+	if rows := r.rows(floorMTU, NetworkDefinitions); len(rows) > 1 {
+		fmt.Fprintf(&b, "\ncontainers of one network, MTU %d\n", floorMTU)
+		align(&b, rows)
+	}
+	if rows := r.scaleRows(); len(rows) > 0 {
+		b.WriteString("\nmany networks and containers\n")
+		align(&b, rows)
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)
@@ -33,14 +41,14 @@ func (r *Result) Table(w io.Writer) error {
 }
 
 // rows has a header, and a row for each Measure that anything has a value of.
-func (r *Result) rows(mtu int) [][]string {
-	subjects := slices.DeleteFunc(slices.Clone(Subjects), func(s Subject) bool { return !r.Has(s) })
+func (r *Result) rows(mtu int, of []Definition) [][]string {
+	subjects := slices.DeleteFunc(slices.Clone(Subjects), func(s Subject) bool { return !r.Has(s, of) })
 	header := []string{"", ""}
 	for _, s := range subjects {
 		header = append(header, string(s))
 	}
 	rows := [][]string{append(header, "usernet/relay", "usernet/peer")}
-	for _, d := range Definitions {
+	for _, d := range of {
 		row, any := []string{d.Title, d.Unit}, false
 		for _, s := range subjects {
 			v := r.Value(s, mtu, d.Measure)
@@ -52,6 +60,16 @@ func (r *Result) rows(mtu int) [][]string {
 		}
 		row = append(row, r.ratio(d, mtu, r.Value(Relay, mtu, d.Measure)), r.ratio(d, mtu, r.BetterPeer(mtu, d.Measure)))
 		rows = append(rows, row)
+	}
+	return rows
+}
+
+// scaleRows has no header: usernet is alone.
+func (r *Result) scaleRows() (rows [][]string) {
+	for _, d := range ScaleDefinitions {
+		if v := r.Value(Usernet, 0, d.Measure); !math.IsNaN(v) {
+			rows = append(rows, []string{d.Title, d.Unit, number(v)})
+		}
 	}
 	return rows
 }
@@ -115,7 +133,8 @@ func (r *Result) errors(b *strings.Builder) {
 		if f.Error == "" {
 			continue
 		}
-		line := fmt.Sprintf("  %s: %s\n", f.name(), f.Error)
+		// Errors of several connections come one a line, most of them alike.
+		line := fmt.Sprintf("  %s: %s\n", f.name(), strings.Join(slices.Compact(strings.Split(f.Error, "\n")), "; "))
 		if !seen[line] {
 			b.WriteString(head + line)
 			head, seen[line] = "", true
