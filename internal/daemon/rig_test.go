@@ -223,7 +223,14 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 func startReady(t *testing.T, p Paths, args ...string) *process {
 	t.Helper()
 	d := start(t, args...)
-	eventually(t, "a daemon that answers", func() bool { return answers(t.Context(), p) })
+	eventually(t, "a daemon that answers", func() bool {
+		select {
+		case <-d.done:
+			t.Fatal("the daemon has ended")
+		default:
+		}
+		return answers(t.Context(), p)
+	})
 	return d
 }
 

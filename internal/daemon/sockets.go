@@ -31,17 +31,18 @@ func listen(p Paths, hosts []string, given []*os.File, log *slog.Logger) (s *soc
 	if err := s.take(given); err != nil {
 		return s, fmt.Errorf("take sockets of systemd: %w", err)
 	}
+	// The API is last: whoever it answers finds the other too.
+	if s.join == nil {
+		if s.join, err = listenUnix("unixpacket", p.Join()); err != nil {
+			return s, err
+		}
+	}
 	if len(s.api) == 0 {
 		l, err := listenUnix("unix", p.Socket())
 		if err != nil {
 			return s, err
 		}
 		s.api = append(s.api, l)
-	}
-	if s.join == nil {
-		if s.join, err = listenUnix("unixpacket", p.Join()); err != nil {
-			return s, err
-		}
 	}
 	for _, h := range hosts {
 		path, err := socketOf(h)

@@ -46,6 +46,7 @@ var usualPauses = pauses{
 // Client is the shim's side of one sandbox. Its methods are safe for concurrent use.
 type Client struct {
 	path   string
+	uid    int // of this process, and of the daemon it believes
 	config cnm.SandboxConfig
 	opts   Options
 	log    *slog.Logger
@@ -122,7 +123,7 @@ func newClient(path string, c cnm.SandboxConfig, o Options) *Client {
 		o.pauses = usualPauses
 	}
 	cl := &Client{
-		path: path, config: c, opts: o, log: o.Log,
+		path: path, uid: os.Geteuid(), config: c, opts: o, log: o.Log,
 		changes: make(chan shim.Change), done: make(chan struct{}), slots: make(chan struct{}, maxQueue/4),
 		turned: make(chan struct{}), legs: make(map[string]leg), taps: make(map[string]*keptTAP),
 	}
@@ -144,7 +145,7 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	}
 	u := conn.(*net.UnixConn)
 	// What another user put there would get our TAPs.
-	if uid, _, err := peer(u); err != nil || uid != os.Geteuid() {
+	if uid, _, err := peer(u); err != nil || uid != c.uid {
 		u.Close()
 		return nil, errors.Join(fmt.Errorf("connect to the daemon: %s belongs to another user", c.path), err)
 	}

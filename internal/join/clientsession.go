@@ -69,6 +69,9 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if b.Endpoint == "" {
+			return nil, nil, errors.New("no endpoint")
+		}
 		return nil, nil, s.unplug(b.Endpoint)
 	case kindRoutes:
 		b, err := body[plumb.Routes](r.message)
@@ -153,8 +156,14 @@ func (s *clientSession) plug(m message) (any, *os.File, error) {
 	}
 	c := s.c
 	c.mu.Lock()
-	c.plugging = link.EndpointID
+	known := link.EndpointID == "" || c.hasLinkLocked(link.EndpointID)
+	if !known {
+		c.plugging = link.EndpointID
+	}
 	c.mu.Unlock()
+	if known {
+		return nil, nil, fmt.Errorf("endpoint %q is there already", link.EndpointID)
+	}
 	err = s.change(shim.Change{Plug: &link})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,6 +194,10 @@ func (s *clientSession) unplug(endpoint string) error {
 		c.forgetLocked(endpoint)
 	}
 	return err
+}
+
+func (c *Client) hasLinkLocked(endpoint string) bool {
+	return slices.ContainsFunc(c.links, func(l plumb.Link) bool { return l.EndpointID == endpoint })
 }
 
 // forgetLocked drops a leg.
@@ -238,7 +251,7 @@ func (c *Client) keepTAP(endpoint string, dev *os.File, info tap.Info) (byPlug b
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	byPlug = c.plugging == endpoint
-	known := byPlug || slices.ContainsFunc(c.links, func(l plumb.Link) bool { return l.EndpointID == endpoint })
+	known := byPlug || c.hasLinkLocked(endpoint)
 	if !known || c.taps[endpoint] != nil {
 		fd.close()
 		if !known {

@@ -20,7 +20,7 @@ import (
 // raw is a connection to a Server without a Client.
 func raw(t testing.TB, path string) *link {
 	t.Helper()
-	conn, err := (&Client{path: path}).dial(t.Context())
+	conn, err := newClient(path, testConfig(), Options{}).dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +256,8 @@ func FuzzClient(f *testing.F) {
 		c.turnLocked(control.Closed)
 		c.mu.Unlock()
 		s.close()
-		if n := len(c.links); n > 2 || n != len(c.taps) {
-			t.Errorf("%d links, %d TAPs", n, len(c.taps))
+		if taps, links := keeps(c); len(links) > 2 || len(links) != len(taps) {
+			t.Errorf("links %v, TAPs %v", links, taps)
 		}
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/portfwd"
+	"github.com/usernet/usernet/tap"
 )
 
 // FT-02, FT-04: a daemon that is killed takes nothing with it. The next one gets the same TAPs and the same
@@ -298,7 +299,7 @@ func TestRejoinModel(t *testing.T) {
 					rt.Fatal(err)
 				}
 				defer f.Close()
-				if err := ctl.last(t).Attach(id, f, c.taps[id].info); err != nil {
+				if err := ctl.last(t).Attach(id, f, tap.Info{Name: id}); err != nil {
 					rt.Fatal(err)
 				}
 				legs[id] = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -27,14 +28,7 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
-// TestMain is also a client of another user.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == strangerRole {
-		strangerMain(os.Args[2])
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // byValue compares addresses.
 var byValue = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
@@ -44,12 +38,12 @@ const patience = 10 * time.Second
 
 // fakeController admits sandboxes and remembers what it was given.
 type fakeController struct {
-	links  []plumb.Link       // what a join gets
-	ports  []portfwd.Listener // what a join binds
-	refuse error              // of join and rejoin
-	block  chan struct{}      // not nil: join sends to it and waits for the end of its context
+	links []plumb.Link       // what a join gets
+	ports []portfwd.Listener // what a join binds
+	block chan struct{}      // not nil: join sends to it and waits for the end of its context
 
 	mu        sync.Mutex
+	refuse    error // of join and rejoin
 	sandboxes []*fakeSandbox
 	endpoints []cnm.EndpointInfo
 	subs      []func(cnm.Event)
@@ -94,13 +88,15 @@ func (c *fakeController) Join(ctx context.Context, s cnm.SandboxConfig, ns cnm.N
 		close(c.block)
 		return nil, cnm.Joined{}, ctx.Err()
 	}
-	if c.refuse != nil {
-		return nil, cnm.Joined{}, c.refuse
+	if err := c.refusal(); err != nil {
+		return nil, cnm.Joined{}, err
 	}
 	if err := ns.Keep(ctx, c.ports); err != nil {
 		return nil, cnm.Joined{}, err
 	}
 	sb := c.add(s, nil, nil, ns)
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
 	for _, l := range c.ports {
 		sb.ports = append(sb.ports, l.Spec)
 	}
@@ -108,10 +104,23 @@ func (c *fakeController) Join(ctx context.Context, s cnm.SandboxConfig, ns cnm.N
 }
 
 func (c *fakeController) Rejoin(_ context.Context, s cnm.SandboxConfig, r cnm.Rejoin, ls []portfwd.Listener, ns cnm.Namespace) (Sandbox, error) {
-	if c.refuse != nil {
-		return nil, c.refuse
+	if err := c.refusal(); err != nil {
+		return nil, err
 	}
 	return c.add(s, &r, ls, ns), nil
+}
+
+func (c *fakeController) refusal() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refuse
+}
+
+// setRefuse changes what joins are told.
+func (c *fakeController) setRefuse(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = err
 }
 
 func (c *fakeController) Endpoints(string) []cnm.EndpointInfo {
@@ -267,6 +276,8 @@ func (d *daemon) kill() {
 		}
 		d.mu.Unlock()
 		d.wg.Wait()
+		d.c.mu.Lock()
+		defer d.c.mu.Unlock()
 		for _, s := range d.c.sandboxes {
 			closeListeners(s.kept)
 		}
@@ -275,10 +286,10 @@ func (d *daemon) kill() {
 
 // fakeShim makes the changes a Client asks for: each plug brings a file of its own.
 type fakeShim struct {
-	c    *Client
-	fail error
+	c *Client
 
 	mu      sync.Mutex
+	fail    error
 	changes []string
 	files   map[string]*os.File
 	wg      sync.WaitGroup
@@ -307,8 +318,11 @@ func startShim(t testing.TB, c *Client) *fakeShim {
 }
 
 func (s *fakeShim) make(ch shim.Change) error {
-	if s.fail != nil {
-		return s.fail
+	s.mu.Lock()
+	fail := s.fail
+	s.mu.Unlock()
+	if fail != nil {
+		return fail
 	}
 	var what string
 	switch {
@@ -437,6 +451,16 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 		<-tick.C
 	}
+}
+
+// keeps returns the Endpoints whose TAPs and Links a Client has.
+func keeps(c *Client) (taps, links []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.links {
+		links = append(links, l.EndpointID)
+	}
+	return slices.Sorted(maps.Keys(c.taps)), links
 }
 
 func waitState(t testing.TB, c *Client, want control.State) {

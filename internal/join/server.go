@@ -90,6 +90,7 @@ type ServerOptions struct {
 // Server is the daemon's side.
 type Server struct {
 	ctl     Controller
+	uid     int // of this process, and of whom it serves
 	log     *slog.Logger
 	changed func(int)
 	stop    func() // ends the subscription
@@ -112,7 +113,7 @@ func NewServer(c Controller, o ServerOptions) *Server {
 		o.Changed = func(int) {}
 	}
 	s := &Server{
-		ctl: c, log: o.Log, changed: o.Changed,
+		ctl: c, uid: os.Geteuid(), log: o.Log, changed: o.Changed,
 		sessions: make(map[*session]struct{}), names: make(map[string]*session),
 	}
 	s.stop = c.Subscribe(s.event)
@@ -139,9 +140,9 @@ func (s *Server) Serve(l *net.UnixListener) error {
 // accept begins a session, or refuses it.
 func (s *Server) accept(c *net.UnixConn) {
 	uid, pid, err := peer(c)
-	if err == nil && uid != os.Geteuid() {
+	if err == nil && uid != s.uid {
 		// Root too: who is root can become this user.
-		err = fmt.Errorf("user %d is not user %d", uid, os.Geteuid())
+		err = fmt.Errorf("user %d is not user %d", uid, s.uid)
 	}
 	if err == nil {
 		err = s.begin(c, pid)

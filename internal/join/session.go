@@ -207,6 +207,7 @@ func (ss *session) join(r *request) (any, error) {
 	defer cancel()
 	sandbox, joined, err := ss.s.ctl.Join(ctx, b.Config, &namespace{l: ss.l})
 	if err != nil {
+		ss.s.unname(ss) // before the answer, after which it may try again
 		return nil, err
 	}
 	ss.sandbox = sandbox
@@ -226,6 +227,7 @@ func (ss *session) rejoin(r *request) error {
 	defer cancel()
 	ss.sandbox, err = ss.s.ctl.Rejoin(ctx, b.Config, b.Rejoin, ss.kept, &namespace{l: ss.l})
 	if err != nil {
+		ss.s.unname(ss)
 		return err
 	}
 	ss.kept = nil // its own now
