@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/cnm/ipam"
 	"github.com/usernet/usernet/internal/daemon"
 	"github.com/usernet/usernet/internal/datapath"
@@ -34,10 +35,13 @@ type daemonOptions struct {
 	configFile  string
 	idleTimeout time.Duration
 	icc, masq   bool
+	compat      cnm.Profile
 }
 
-func (a *app) daemonCommand() *cobra.Command {
-	o := &daemonOptions{}
+func (a *app) daemonCommand() *cobra.Command { return a.daemonCommandWith(&daemonOptions{}) }
+
+// daemonCommandWith makes the command with o to hold its flags.
+func (a *app) daemonCommandWith(o *daemonOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "daemon [flags]",
 		Short:   "Run the daemon of named networks",
@@ -53,6 +57,7 @@ func (a *app) daemonCommand() *cobra.Command {
 	fs.SortFlags = false
 	fs.StringVar(&o.configFile, "config-file", "", "`FILE` of the settings (default ~/.config/usernet/daemon.json)")
 	fs.DurationVar(&o.idleTimeout, "idle-timeout", 0, "End after so long without sandboxes and requests, such as 5m; 0 for never")
+	addCompatFlag(cmd, &o.compat)
 	addDaemonLogFlags(fs, o)
 	addPoolFlags(fs, o)
 	addDefaultBridgeFlags(fs, o)
@@ -138,12 +143,12 @@ func (n networkOpts) String() string { return "" }
 // Type is what the help shows for the value.
 func (n networkOpts) Type() string { return "driver=key=value" }
 
-// daemon runs the daemon to its end.
-func (a *app) daemon(ctx context.Context, o *daemonOptions, fs *pflag.FlagSet) error {
+// source is where the settings come from.
+func (o *daemonOptions) source(fs *pflag.FlagSet) daemon.Source {
 	src := daemon.Source{File: o.configFile, Explicit: fs.Changed("config-file"), Flags: o.Config}
 	fs.Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "config-file", "idle-timeout":
+		case "config-file", "idle-timeout", "compat":
 			return
 		case "icc":
 			src.Flags.ICC = &o.icc
@@ -156,10 +161,15 @@ func (a *app) daemon(ctx context.Context, o *daemonOptions, fs *pflag.FlagSet) e
 		}
 		src.Set = append(src.Set, key)
 	})
+	return src
+}
+
+// daemon runs the daemon to its end.
+func (a *app) daemon(ctx context.Context, o *daemonOptions, fs *pflag.FlagSet) error {
 	return daemon.Run(ctx, daemon.Options{
-		Source: src, IdleTimeout: o.idleTimeout, Stderr: a.stdio.Err,
+		Source: o.source(fs), IdleTimeout: o.idleTimeout, Stderr: a.stdio.Err,
 		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}},
-		Version:  Version, Commit: strings.TrimSpace(revision()),
+		Profile:  o.compat, Version: Version, Commit: strings.TrimSpace(revision()),
 	})
 }
 

@@ -38,16 +38,20 @@ func (a *app) addLegFlags(cmd *cobra.Command, o *legOptions, networks string) {
 	fs.Var(&list[netip.Addr]{to: &o.linkLocal, parse: one(parseIP), kind: "ip"}, "link-local-ip", "Further link-local address in the first network")
 	fs.Var(&list[portfwd.Spec]{to: &o.expose, parse: parseExpose, kind: "port"}, "expose", "Port, or range of them, that links and --publish-all are about: PORT[-END][/tcp|udp]")
 	fs.BoolVarP(&o.publishAll, "publish-all", "P", false, "Publish all exposed ports at free ports of the host")
-	fs.Var(&value[cnm.Profile]{to: &o.compat, parse: parseProfile, show: func(p cnm.Profile) string { return string(p) }, kind: "version"},
-		"compat", "Behave as Docker 20.10 does: variables of links, MAC addresses")
+	addCompatFlag(cmd, &o.compat)
 	for _, hidden := range []string{"net", "net-alias"} {
 		fs.Lookup(hidden).Hidden = true
 	}
 	_ = cmd.RegisterFlagCompletionFunc("network", a.completeMode)
 	_ = cmd.RegisterFlagCompletionFunc("net", a.completeMode)
 	_ = cmd.RegisterFlagCompletionFunc("link", completeSandbox)
-	completeValues(cmd, map[string][]string{"compat": {string(cnm.Profile2010)}})
 	noValueCompletion(cmd, "network-alias", "net-alias", "link-local-ip", "expose")
+}
+
+func addCompatFlag(cmd *cobra.Command, to *cnm.Profile) {
+	cmd.Flags().Var(&value[cnm.Profile]{to: to, parse: parseProfile, show: func(p cnm.Profile) string { return string(p) }, kind: "version"},
+		"compat", "Behave as Docker 20.10 does: variables of links, MAC addresses")
+	completeValues(cmd, map[string][]string{"compat": {string(cnm.Profile2010)}})
 }
 
 // completeMode offers what --network takes.

@@ -64,7 +64,7 @@ func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idl
 		return p, err
 	}
 	p.closers = append(p.closers, p.control.Close)
-	if p.controller, err = newController(p, cfg, log); err != nil {
+	if p.controller, err = newController(p, o.Profile, cfg, log); err != nil {
 		return p, err
 	}
 	p.closers = append(p.closers, p.controller.Close)
@@ -84,7 +84,7 @@ func (p *parts) close() error {
 	return errors.Join(errs...)
 }
 
-func newController(p *parts, cfg Config, log *slog.Logger) (*cnm.Controller, error) {
+func newController(p *parts, profile cnm.Profile, cfg Config, log *slog.Logger) (*cnm.Controller, error) {
 	drivers := &driver.Registry{}
 	for _, d := range []driver.Driver{bridge.New(), null.New(), host.New()} {
 		if err := drivers.Register(d); err != nil {
@@ -113,9 +113,9 @@ func newController(p *parts, cfg Config, log *slog.Logger) (*cnm.Controller, err
 			IPv6: cfg.IPv6, MTU: cfg.MTU, ICC: cfg.ICC, Masquerade: cfg.Masquerade,
 		},
 		HostIP: cfg.IP, NetworkOptions: cfg.DefaultNetworkOpts, DNS: cfg.dns(), ResolvConf: cfg.ResolvConf,
-		HostGateway: cfg.hostGateway(),
-		Alive:       (&census{list: p.registry.List}).alive,
-		Log:         log,
+		HostGateway: cfg.hostGateway(), Profile: profile,
+		Alive: (&census{list: p.registry.List}).alive,
+		Log:   log,
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/internal/datapath"
 )
 
@@ -32,6 +33,8 @@ type Options struct {
 	Datapath datapath.Config
 	// Version, Commit and BuildTime are what the API says of the program.
 	Version, Commit, BuildTime string
+	// Profile is that of sandboxes that ask for none.
+	Profile cnm.Profile
 	// Stderr is where the log goes; nil means os.Stderr.
 	Stderr *os.File
 }
