@@ -70,19 +70,20 @@ func wantArgs(least, most int) cobra.PositionalArgs {
 		case most == 0:
 			return argumentf("%s accepts no arguments", cmd.CommandPath())
 		case most < 0:
-			return argumentf("%s requires at least %s", cmd.CommandPath(), arguments(least))
+			return argumentf("%s requires at least %s", cmd.CommandPath(), count(least, "argument"))
 		case least == most:
-			return argumentf("%s requires %s", cmd.CommandPath(), arguments(least))
+			return argumentf("%s requires %s", cmd.CommandPath(), count(least, "argument"))
 		}
-		return argumentf("%s requires at least %s and at most %s", cmd.CommandPath(), arguments(least), arguments(most))
+		return argumentf("%s requires at least %s and at most %s", cmd.CommandPath(), count(least, "argument"), count(most, "argument"))
 	}
 }
 
-func arguments(n int) string {
+// count is a number of things, in words.
+func count(n int, thing string) string {
 	if n == 1 {
-		return "1 argument"
+		return "1 " + thing
 	}
-	return fmt.Sprintf("%d arguments", n)
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // filterList collects --filter: values by key.

@@ -118,7 +118,7 @@ func (r *psRow) ask(ctx context.Context, d *registry.Dir, name string, stats boo
 	case r.State != "running":
 		r.Status += " (" + r.State + ")"
 	case r.Restarts > 0:
-		r.Status += fmt.Sprintf(" (%d restarts)", r.Restarts)
+		r.Status += fmt.Sprintf(" (%s)", count(r.Restarts, "restart"))
 	}
 	if stats {
 		if st, err := d.Stats(ctx, name); err == nil {
