@@ -38,7 +38,10 @@ func newResult(o options, dir string) *report.Result {
 		}
 	}
 	// Debian's pasta does not know its version; its package does.
-	for name, pkg := range map[string]string{"pasta": "passt", "slirp4netns": "slirp4netns", "iperf3": "iperf3"} {
+	for name, pkg := range map[string]string{
+		"pasta": "passt", "slirp4netns": "slirp4netns", "iperf3": "iperf3",
+		"podman": "podman", "netavark": "netavark", "aardvark-dns": "aardvark-dns",
+	} {
 		if out, err := exec.Command("dpkg-query", "--show", "--showformat=${Version}", pkg).Output(); err == nil {
 			r.Versions[name] = pkg + " " + string(out) + " of the distribution"
 		}

@@ -50,8 +50,10 @@ func dispatch(args []string) error {
 		switch args[0] {
 		case agentRole:
 			return load.Serve(os.Stdin, os.Stdout)
+		case rootRole:
+			return becomeUser(args[1:])
 		case userRole:
-			return runInRig(args[1], args[2:])
+			return runAsUser(args[1], args[2:])
 		case rigRole:
 			return makeRig(args[1], args[2:])
 		case measureRole:
@@ -132,7 +134,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a floor is missed or not measured")
 	fs.IntVar(&o.repeat, "repeat", 0, "rounds, of which the median counts (default 3, quick 1)")
 	mtus := fs.String("mtu", "1500,65520", "MTUs of the containers")
-	subjects := fs.String("subjects", "loopback,relay,usernet,slirp4netns,pasta", "what to measure")
+	subjects := fs.String("subjects", "loopback,relay,usernet,slirp4netns,pasta,podman", "what to measure")
 	fs.StringVar(&o.usernet, "usernet", "", "usernet binary to measure (default: built from this module)")
 	fs.StringVar(&o.json, "json", "", "write the result to `FILE`")
 	fs.StringVar(&o.plot, "plot", "", "draw the result as SVG into `FILE`")

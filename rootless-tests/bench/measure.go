@@ -3,22 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
+	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 	"github.com/usernet/usernet/rootless-tests/bench/report"
-)
-
-const (
-	// parallelConnects keep a connection in the making at each step of a path that has a few.
-	parallelConnects = 16
-	// settle is how long the last datagrams of a flood may be on their way.
-	settle = 100 * time.Millisecond
 )
 
 // meter measures sandboxes and keeps the result.
@@ -31,34 +26,12 @@ type meter struct {
 	result    *report.Result
 }
 
-// A step measures one thing on one sandbox. It returns no values where a subject does not do it.
-type step struct {
-	name string
-	run  func(m *meter, s *sandbox) (map[report.Measure]float64, error)
-	// fails is what is recorded as not measured.
-	fails report.Measure
-}
-
-var steps = []step{
-	{"stream up", stream(false, 1, report.StreamUp, report.CPUUp), report.StreamUp},
-	{"stream down", stream(true, 1, report.StreamDown, report.CPUDown), report.StreamDown},
-	{"4 streams up", stream(false, 4, report.Streams4Up, ""), report.Streams4Up},
-	{"4 streams down", stream(true, 4, report.Streams4Down, ""), report.Streams4Down},
-	{"round trip", roundTrip, report.RoundTrip},
-	{"connect", connect, report.Connect},
-	{"connections", connections, report.Connects},
-	{"UDP round trip", udpTrip, report.UDPTrip},
-	{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
-	{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
-	{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
-	{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
-	{"published round trip", publishedTrip, report.PublishedTrip},
-}
-
-// The other two are not in rounds: they have sandboxes of their own.
+// The others are not in rounds: they have sandboxes of their own.
 const (
 	idleStep    = "idle connections"
 	startUpStep = "start-up"
+	manyStep    = "many networks"
+	crowdStep   = "many containers"
 )
 
 // stepNames are what --only knows.
@@ -66,7 +39,7 @@ func stepNames() (names []string) {
 	for _, st := range steps {
 		names = append(names, st.name)
 	}
-	return append(names, idleStep, startUpStep)
+	return append(names, idleStep, startUpStep, manyStep, crowdStep)
 }
 
 // measureAll is the last of the bench's steps: it measures and writes the result to resultFD.
@@ -75,8 +48,9 @@ func measureAll(dir string, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
-		return err
+	// What was inherited is this process's own.
+	for fd := resultFD; fd < podmanFDs+podmanPipes; fd++ {
+		syscall.CloseOnExec(fd)
 	}
 	m := &meter{options: o, builder: builder{dir: dir}, result: newResult(o, dir)}
 	if err := m.startHost(); err != nil {
@@ -108,7 +82,13 @@ func (m *meter) startHost() (err error) {
 	return err
 }
 
-func (m *meter) wants(s report.Subject) bool { return slices.Contains(m.subjects, s) }
+// wants tells whether a subject is to be measured.
+func (o *options) wants(s report.Subject) bool { return slices.Contains(o.subjects, s) }
+
+// wantsAny tells whether one of the steps is to be made.
+func (o *options) wantsAny(steps []string) bool {
+	return slices.ContainsFunc(steps, func(name string) bool { return slices.Contains(o.only, name) })
+}
 
 // rounds sets every sandbox up and measures all of them in turns.
 func (m *meter) rounds() {
@@ -116,6 +96,9 @@ func (m *meter) rounds() {
 		mtus := m.mtus
 		if !subject.HasMTU() {
 			mtus = []int{0}
+		}
+		if subject == report.Podman {
+			mtus = nil // it has neighbours only
 		}
 		for _, mtu := range mtus {
 			s, err := m.builder.build(subject, mtu)
@@ -126,6 +109,18 @@ func (m *meter) rounds() {
 			defer s.stop()
 			m.sandboxes = append(m.sandboxes, s)
 		}
+	}
+	for _, subject := range []report.Subject{report.Usernet, report.Podman} {
+		if !m.wants(subject) || !m.wantsAny(networkSteps()) {
+			continue
+		}
+		s, err := m.builder.neighbours(subject)
+		if err != nil {
+			m.result.Fail(subject, floorMTU, report.Across, err.Error())
+			continue
+		}
+		defer s.stop()
+		m.sandboxes = append(m.sandboxes, s)
 	}
 	for round := range m.repeat {
 		for _, st := range steps {
@@ -151,121 +146,17 @@ func (m *meter) take(st step, s *sandbox) {
 	}
 }
 
-// progress shows on the terminal what is being done; the empty string ends it.
+// onTerminal tells whether somebody watches.
+var onTerminal = sync.OnceValue(func() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	return err == nil
+})
+
+// progress shows on a terminal what is being done; the empty string ends it.
 func progress(what string) {
-	fmt.Fprintf(os.Stderr, "\r\x1b[K%s", what)
-}
-
-const (
-	bitsPerByte = 8
-	giga        = 1e9
-)
-
-func stream(down bool, n int, rate, cpu report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-		before, err := cpuSeconds(s.pids)
-		if err != nil {
-			return nil, err
-		}
-		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Down: down, Streams: n, Warm: m.warm, Window: m.window})
-		if err != nil {
-			return nil, err
-		}
-		values := map[report.Measure]float64{rate: r.Rate * bitsPerByte / giga}
-		after, err := cpuSeconds(s.pids)
-		if err == nil && cpu != "" && len(s.pids) > 0 {
-			values[cpu] = (after - before) / (float64(r.Total) / giga)
-		}
-		return values, err
+	if onTerminal() {
+		fmt.Fprintf(os.Stderr, "\r\x1b[K%s", what)
 	}
-}
-
-func roundTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-	r, err := s.inside.Do(load.Request{Op: load.RoundTrip, To: s.out.tcp, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	return map[report.Measure]float64{report.RoundTrip: r.P50, report.RoundTripP99: r.P99}, nil
-}
-
-func connect(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: 1, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	return map[report.Measure]float64{report.Connect: r.P50}, nil
-}
-
-func connections(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: parallelConnects, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	return map[report.Measure]float64{report.Connects: r.Rate}, nil
-}
-
-func udpTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-	if !s.out.udpEcho.IsValid() {
-		return nil, nil
-	}
-	r, err := s.inside.Do(load.Request{Op: load.UDPTrip, To: s.out.udpEcho, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	return map[report.Measure]float64{report.UDPTrip: r.P50}, nil
-}
-
-// flood sends as fast as the container can: what a path delivers when it is offered more than it carries.
-func flood(size int, delivered, lost report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-		if !s.out.udpSink.IsValid() {
-			return nil, nil
-		}
-		if _, err := m.host.Do(load.Request{Op: load.FloodCount}); err != nil { // forget what others left
-			return nil, err
-		}
-		r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, Window: m.window})
-		if err != nil {
-			return nil, err
-		}
-		time.Sleep(settle)
-		n, err := m.host.Do(load.Request{Op: load.FloodCount})
-		if err != nil {
-			return nil, err
-		}
-		return map[report.Measure]float64{
-			delivered: float64(n.Total) / r.Elapsed.Seconds() / 1000,
-			lost:      100 * math.Max(0, 1-float64(n.Total)/float64(r.Total)),
-		}, nil
-	}
-}
-
-func publishedStream(down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-		if !s.in.IsValid() {
-			return nil, nil
-		}
-		r, err := m.client.Do(load.Request{Op: load.Stream, To: s.in, Down: down, Warm: m.warm, Window: m.window})
-		if err != nil {
-			return nil, err
-		}
-		return map[report.Measure]float64{rate: r.Rate * bitsPerByte / giga}, nil
-	}
-}
-
-func publishedTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-	if !s.in.IsValid() {
-		return nil, nil
-	}
-	trip, err := m.client.Do(load.Request{Op: load.RoundTrip, To: s.in, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	dial, err := m.client.Do(load.Request{Op: load.Connect, To: s.in, Streams: 1, Window: m.window})
-	if err != nil {
-		return nil, err
-	}
-	return map[report.Measure]float64{report.PublishedTrip: trip.P50, report.PublishedDial: dial.P50}, nil
 }
 
 // measureIdle opens many connections through a fresh sandbox of each subject and weighs its process. The

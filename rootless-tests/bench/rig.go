@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,12 +22,16 @@ var (
 	rigGateway = netip.MustParseAddr("192.0.2.1")
 )
 
+// errStopped is the end of a bench that was told to end.
+var errStopped = errors.New("stopped")
+
 // runInRig starts the next step in a user and a network namespace. The user stays who it is: programs
-// that behave otherwise for root inside a namespace behave as they do for people.
-func runInRig(dir string, args []string) error {
+// that behave otherwise for root inside a namespace behave as they do for people. inherit are descriptors from
+// podmanFDs.
+func runInRig(ctx context.Context, dir string, args []string, inherit []*os.File) error {
 	uid, gid := os.Getuid(), os.Getgid()
-	cmd := exec.Command(filepath.Join(dir, "bench"), append([]string{rigRole, dir}, args...)...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{os.NewFile(resultFD, "result")}
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "bench"), append([]string{rigRole, dir}, args...)...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, append([]*os.File{os.NewFile(resultFD, "result")}, inherit...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
@@ -33,7 +39,9 @@ func runInRig(dir string, args []string) error {
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
 		Pdeathsig:   syscall.SIGKILL,
 	}
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); ctx.Err() != nil {
+		return errStopped
+	} else if err != nil {
 		return fmt.Errorf("run in a namespace: %w; unprivileged user namespaces must be allowed", err)
 	}
 	return nil

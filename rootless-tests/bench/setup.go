@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -17,6 +19,7 @@ import (
 
 // The hidden first words of the process started again; see the package comment.
 const (
+	rootRole    = "__root"
 	userRole    = "__user"
 	rigRole     = "__rig"
 	measureRole = "__measure"
@@ -49,14 +52,31 @@ func start(o options, args []string) (*report.Result, error) {
 	if err := build(dir, o.usernet); err != nil {
 		return nil, err
 	}
-	credential, err := ordinaryUser(dir)
+	cmd, err := userStep(dir, args)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(filepath.Join(dir, "bench"), append([]string{userRole, dir}, args...)...)
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential, Pdeathsig: syscall.SIGKILL}
 	return collect(cmd)
+}
+
+// userStep is what becomes the user's step: of root, who first has to become the user, or of a user.
+func userStep(dir string, args []string) (*exec.Cmd, error) {
+	// The user's step removes what podman made, and so is not killed but told to end: by the terminal, as all are, or
+	// for whoever ended this process alone.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // ends with the process
+	words := []string{userRole, dir}
+	if os.Geteuid() == 0 {
+		uid, gid, err := ordinaryUser(dir)
+		if err != nil {
+			return nil, err
+		}
+		words = []string{rootRole, uid, gid, dir}
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "bench"), append(words, args...)...)
+	cmd.Dir = dir
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return cmd, nil
 }
 
 // collect runs cmd and reads the result it writes to resultFD.
@@ -82,14 +102,10 @@ func collect(cmd *exec.Cmd) (*report.Result, error) {
 
 // build puts the programs into dir: this one, the relay and usernet.
 func build(dir, usernet string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	// This one may be linked with C's libraries, which a container does not have.
+	packages := map[string]string{
+		"bench": "github.com/usernet/usernet/rootless-tests/bench", "relay": "github.com/usernet/usernet/rootless-tests/bench/relay",
 	}
-	if err := copyFile(filepath.Join(dir, "bench"), self); err != nil {
-		return err
-	}
-	packages := map[string]string{"relay": "github.com/usernet/usernet/rootless-tests/bench/relay"}
 	if usernet != "" {
 		if err := copyFile(filepath.Join(dir, "usernet"), usernet); err != nil {
 			return err
@@ -121,36 +137,29 @@ func copyFile(to, from string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// ordinaryUser returns whom to run as, and gives it what it needs; nil for whoever runs the bench already.
-func ordinaryUser(dir string) (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
+// ordinaryUser makes the user that root becomes, if there is none yet, gives it what it needs, and returns its ids.
+func ordinaryUser(dir string) (uid, gid string, err error) {
 	u, err := user.Lookup(benchUser)
 	if err != nil {
 		if out, err := exec.Command("useradd", "--system", "--no-create-home", "--shell", "/bin/sh", benchUser).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("make user %s: %w\n%s", benchUser, err, out)
+			return "", "", fmt.Errorf("make user %s: %w\n%s", benchUser, err, out)
 		}
 		if u, err = user.Lookup(benchUser); err != nil {
-			return nil, err
+			return "", "", err
 		}
 	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("read uid of %s: %w", benchUser, err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("read gid of %s: %w", benchUser, err)
-	}
 	if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
-		return nil, fmt.Errorf("open /dev/net/tun to users: %w", err)
+		return "", "", fmt.Errorf("open /dev/net/tun to users: %w", err)
 	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
-		return nil, err
+	n, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return "", "", fmt.Errorf("read uid of %s: %w", benchUser, err)
+	}
+	if err := os.Chown(dir, n, -1); err != nil {
+		return "", "", err
 	}
 	allowDescriptors()
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	return u.Uid, u.Gid, nil
 }
 
 // allowDescriptors raises the hard limit of open files, which a user cannot. Root without CAP_SYS_RESOURCE

@@ -36,8 +36,13 @@ type sandbox struct {
 	inside  *load.Remote
 	out     path           // from the agent inside to the host's server
 	in      netip.AddrPort // from the host to the agent inside, through a published port
-	pids    []int          // of the process that carries the bytes; none for the kernel
-	started []*process     // last one first to be stopped
+	// Of neighbours: their server, the way to it, and its name and where to ask for it.
+	server  *load.Remote
+	across  netip.AddrPort
+	names   netip.AddrPort
+	name    string
+	pids    []int      // of the process that carries the bytes; none for the kernel
+	started []*process // last one first to be stopped
 }
 
 func (s *sandbox) String() string {
@@ -64,13 +69,13 @@ func (b *builder) program(name string) string { return filepath.Join(b.dir, name
 
 // build sets subject up. On failure nothing is left.
 func (b *builder) build(subject report.Subject, mtu int) (*sandbox, error) {
-	make := map[report.Subject]func(*sandbox, uint16) error{
+	setUp := map[report.Subject]func(*sandbox, uint16) error{
 		report.Kernel: b.kernel, report.Relay: b.relay, report.Usernet: b.usernet,
 		report.Slirp: b.slirp, report.Pasta: b.pasta,
 	}[subject]
 	s := &sandbox{subject: subject, mtu: mtu}
 	b.next++
-	err := make(s, publishedBase+b.next)
+	err := setUp(s, publishedBase+b.next)
 	if err == nil && subject.HasMTU() {
 		_, err = s.inside.Do(load.Request{Op: load.Listen, Ports: containerPorts})
 	}
@@ -120,6 +125,7 @@ var hostLoopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 func (b *builder) kernel(s *sandbox, _ uint16) error {
 	s.out = b.to(hostLoopback)
+	s.across = s.out.tcp
 	_, err := s.startAgent(exec.Command(b.program("bench"), agentRole))
 	return err
 }
@@ -141,7 +147,7 @@ func (b *builder) relay(s *sandbox, _ uint16) error {
 		at, _ = netip.ParseAddrPort(word)
 		return ok && at.IsValid()
 	})
-	s.out = path{tcp: at}
+	s.out, s.across = path{tcp: at}, at
 	return err
 }
 

@@ -46,7 +46,8 @@ var needed = map[Purpose]map[string]string{
 	},
 	Bench: {
 		"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3", "podman": "podman",
-		"busybox": "busybox-static", "/usr/lib/podman/aardvark-dns": "aardvark-dns", "/usr/lib/podman/netavark": "netavark",
+		"newuidmap": "uidmap", "newgidmap": "uidmap", "iptables": "iptables",
+		"/usr/lib/podman/aardvark-dns": "aardvark-dns", "/usr/lib/podman/netavark": "netavark",
 	},
 }
 

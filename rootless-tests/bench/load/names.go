@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ func (n nameClients) ask() (all nameAnswers, elapsed time.Duration, err error) {
 	if err != nil {
 		return all, 0, err
 	}
+	// A goroutine in a short system call keeps its P, so that with fewer of these some clients wait for others.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n.clients + 1))
 	var wg sync.WaitGroup
 	each, errs := make([]nameAnswers, n.clients), make([]error, n.clients)
 	start := time.Now()

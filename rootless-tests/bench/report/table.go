@@ -21,8 +21,10 @@ func (r *Result) Table(w io.Writer) error {
 		}
 	}
 	for _, mtu := range r.MTUs {
-		fmt.Fprintf(&b, "\nMTU %d\n", mtu)
-		align(&b, r.rows(mtu, Definitions))
+		if rows := r.rows(mtu, Definitions); len(rows) > 1 {
+			fmt.Fprintf(&b, "\nMTU %d\n", mtu)
+			align(&b, rows)
+		}
 	}
 	if rows := r.rows(floorMTU, NetworkDefinitions); len(rows) > 1 {
 		fmt.Fprintf(&b, "\ncontainers of one network, MTU %d\n", floorMTU)

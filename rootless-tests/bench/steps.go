@@ -1,0 +1,188 @@
+package main
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/usernet/usernet/rootless-tests/bench/load"
+	"github.com/usernet/usernet/rootless-tests/bench/report"
+)
+
+const (
+	// parallelConnects keep a connection in the making at each step of a path that has a few.
+	parallelConnects = 16
+	// settle is how long the last datagrams of a flood may be on their way.
+	settle = 100 * time.Millisecond
+)
+
+// A step measures one thing on one sandbox. It returns no values where a subject does not do it.
+type step struct {
+	name string
+	run  func(m *meter, s *sandbox) (map[report.Measure]float64, error)
+	// fails is what is recorded as not measured.
+	fails report.Measure
+}
+
+var steps = []step{
+	{"stream up", stream(outwards, false, 1, report.StreamUp, report.CPUUp), report.StreamUp},
+	{"stream down", stream(outwards, true, 1, report.StreamDown, report.CPUDown), report.StreamDown},
+	{"4 streams up", stream(outwards, false, 4, report.Streams4Up, ""), report.Streams4Up},
+	{"4 streams down", stream(outwards, true, 4, report.Streams4Down, ""), report.Streams4Down},
+	{"round trip", roundTrip(outwards, report.RoundTrip, report.RoundTripP99), report.RoundTrip},
+	{"connect", connect, report.Connect},
+	{"connections", connections, report.Connects},
+	{"UDP round trip", udpTrip, report.UDPTrip},
+	{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
+	{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
+	{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
+	{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
+	{"published round trip", publishedTrip, report.PublishedTrip},
+	{"network stream", stream(across, false, 1, report.Across, report.AcrossCPU), report.Across},
+	{"network 4 streams", stream(across, false, 4, report.Across4, ""), report.Across4},
+	{"network round trip", roundTrip(across, report.AcrossTrip, report.AcrossTripP99), report.AcrossTrip},
+	{"names", localNames, report.LocalNames},
+	{"names at a pace", pacedNames, report.PacedNamesP99},
+}
+
+// networkSteps are those that need neighbours.
+func networkSteps() (names []string) {
+	for _, st := range steps {
+		if slices.ContainsFunc(report.NetworkDefinitions, func(d report.Definition) bool { return d.Measure == st.fails }) {
+			names = append(names, st.name)
+		}
+	}
+	return names
+}
+
+const (
+	bitsPerByte = 8
+	giga        = 1e9
+)
+
+// Ways are from a sandbox's agent to a server; a sandbox that does not have one has an invalid address.
+func outwards(s *sandbox) netip.AddrPort { return s.out.tcp }
+func across(s *sandbox) netip.AddrPort   { return s.across }
+
+func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+		if !way(s).IsValid() {
+			return nil, nil
+		}
+		before, err := cpuSeconds(s.pids)
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.inside.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Streams: n, Warm: m.warm, Window: m.window})
+		if err != nil {
+			return nil, err
+		}
+		values := map[report.Measure]float64{rate: r.Rate * bitsPerByte / giga}
+		after, err := cpuSeconds(s.pids)
+		if err == nil && cpu != "" && len(s.pids) > 0 {
+			values[cpu] = (after - before) / (float64(r.Total) / giga)
+		}
+		return values, err
+	}
+}
+
+func roundTrip(way func(*sandbox) netip.AddrPort, p50, p99 report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+		if !way(s).IsValid() {
+			return nil, nil
+		}
+		r, err := s.inside.Do(load.Request{Op: load.RoundTrip, To: way(s), Window: m.window})
+		if err != nil {
+			return nil, err
+		}
+		return map[report.Measure]float64{p50: r.P50, p99: r.P99}, nil
+	}
+}
+
+func connect(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+	if !s.out.tcp.IsValid() {
+		return nil, nil
+	}
+	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: 1, Window: m.window})
+	if err != nil {
+		return nil, err
+	}
+	return map[report.Measure]float64{report.Connect: r.P50}, nil
+}
+
+func connections(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+	if !s.out.tcp.IsValid() {
+		return nil, nil
+	}
+	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: parallelConnects, Window: m.window})
+	if err != nil {
+		return nil, err
+	}
+	return map[report.Measure]float64{report.Connects: r.Rate}, nil
+}
+
+func udpTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+	if !s.out.udpEcho.IsValid() {
+		return nil, nil
+	}
+	r, err := s.inside.Do(load.Request{Op: load.UDPTrip, To: s.out.udpEcho, Window: m.window})
+	if err != nil {
+		return nil, err
+	}
+	return map[report.Measure]float64{report.UDPTrip: r.P50}, nil
+}
+
+// flood sends as fast as the container can: what a path delivers when it is offered more than it carries.
+func flood(size int, delivered, lost report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+		if !s.out.udpSink.IsValid() {
+			return nil, nil
+		}
+		if _, err := m.host.Do(load.Request{Op: load.FloodCount}); err != nil { // forget what others left
+			return nil, err
+		}
+		r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, Window: m.window})
+		if err != nil {
+			return nil, err
+		}
+		time.Sleep(settle)
+		n, err := m.host.Do(load.Request{Op: load.FloodCount})
+		if err != nil {
+			return nil, err
+		}
+		return map[report.Measure]float64{
+			delivered: float64(n.Total) / r.Elapsed.Seconds() / 1000,
+			lost:      100 * math.Max(0, 1-float64(n.Total)/float64(r.Total)),
+		}, nil
+	}
+}
+
+func publishedStream(down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+		if !s.in.IsValid() {
+			return nil, nil
+		}
+		r, err := m.client.Do(load.Request{Op: load.Stream, To: s.in, Down: down, Warm: m.warm, Window: m.window})
+		if err != nil {
+			return nil, err
+		}
+		return map[report.Measure]float64{rate: r.Rate * bitsPerByte / giga}, nil
+	}
+}
+
+func publishedTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+	if !s.in.IsValid() {
+		return nil, nil
+	}
+	trip, err := m.client.Do(load.Request{Op: load.RoundTrip, To: s.in, Window: m.window})
+	if err != nil {
+		return nil, err
+	}
+	dial, err := m.client.Do(load.Request{Op: load.Connect, To: s.in, Streams: 1, Window: m.window})
+	if err != nil {
+		return nil, err
+	}
+	return map[report.Measure]float64{report.PublishedTrip: trip.P50, report.PublishedDial: dial.P50}, nil
+}
+
