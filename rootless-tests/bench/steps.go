@@ -185,4 +185,3 @@ func publishedTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
 	}
 	return map[report.Measure]float64{report.PublishedTrip: trip.P50, report.PublishedDial: dial.P50}, nil
 }
-
