@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -31,7 +33,8 @@ var scripts embed.FS
 //	x1 CMD...        runs a command that must succeed in X1; ! for one that must not
 //
 // and, in the environment, P0 to P4: five host ports in a row that nobody uses. A script has an
-// XDG_RUNTIME_DIR of its own, so that usernet ps shows its sandboxes and no others.
+// XDG_RUNTIME_DIR of its own, so that usernet ps shows its sandboxes and no others, and directories for a daemon of
+// its own, which DOCKER_HOST leads to.
 func TestScript(t *testing.T) {
 	t.Parallel()
 	r := rig.Start(t)
@@ -49,8 +52,24 @@ func TestScript(t *testing.T) {
 				e.Setenv("P"+strconv.Itoa(i), strconv.Itoa(20000+int(first)+i))
 			}
 			e.Setenv("PATH", filepath.Dir(rig.Usernet)+":"+os.Getenv("PATH"))
-			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "run"))
-			return os.Mkdir(e.Getenv("XDG_RUNTIME_DIR"), fs.FileMode(0o700))
+			// Not in WorkDir, whose name may be too long for the address of a socket.
+			home, err := os.MkdirTemp("", "s")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() {
+				endAll(t, e.Vars, filepath.Join(home, "run", "usernet"))
+				os.RemoveAll(home)
+			})
+			for name, dir := range map[string]string{"XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"} {
+				e.Setenv(name, filepath.Join(home, dir))
+				if err := os.Mkdir(e.Getenv(name), fs.FileMode(0o700)); err != nil {
+					return err
+				}
+			}
+			e.Setenv("DOCKER_HOST", "unix://"+filepath.Join(home, "run", "usernet", "usernet.sock"))
+			e.Setenv("DOCKER_CONFIG", e.Getenv("XDG_CONFIG_HOME"))
+			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code":  code,
@@ -58,6 +77,29 @@ func TestScript(t *testing.T) {
 			"x1":    func(ts *testscript.TestScript, neg bool, args []string) { inNode(ts, r.X1, neg, args) },
 		},
 	})
+}
+
+// endAll ends what a script that failed has left running in the background: its sandboxes and its daemon.
+func endAll(t *testing.T, env []string, runtimeDir string) {
+	run := func(args ...string) string {
+		c := exec.Command(rig.Usernet, args...)
+		c.Env = env
+		out, err := c.Output()
+		if err != nil {
+			t.Logf("usernet %v: %v", args, err)
+		}
+		return string(out)
+	}
+	if left := strings.Fields(run("ps", "-q")); len(left) > 0 {
+		run(append([]string{"rm", "-f"}, left...)...)
+	}
+	b, err := os.ReadFile(filepath.Join(runtimeDir, "daemon.pid"))
+	if err != nil {
+		return
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+	}
 }
 
 func code(ts *testscript.TestScript, neg bool, args []string) {

@@ -1,0 +1,199 @@
+package rootlesstests
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/usernet/usernet/rootless-tests/rig"
+)
+
+// The daemon dies and comes back; sandboxes live on.
+
+// waitPing waits until a node reaches another by ping.
+func waitPing(t *testing.T, from *rig.Node, to string, limit time.Duration) {
+	t.Helper()
+	rig.WaitFor(t, limit, from.Name+" reaches "+to, func() bool { return ping(t, from, to) })
+}
+
+// FT-02, FT-03, FT-04: the daemon is killed with containers running. They keep interfaces, addresses and names, old
+// TCP flows are reset, published ports are back.
+func TestDaemonKilled(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	d.Must(t, "usernet", "network", "create", "n")
+	port, spec := publish(7, "tcp")
+	a, b := d.Run(t, "--name", "a", "--network", "n"), d.Run(t, "--name", "b", "--network", "n", "-p", spec)
+	accept(t, b.ListenTCP(t, at(netip.IPv4Unspecified(), 7)), func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
+	before := a.Node.Run(t, "ip", "-o", "addr", "show", "eth0")
+	flow := a.DialTCP(t, serveEcho(t, r.X1, rig.X1v4))
+	wantEchoed(t, flow, "before")
+	// Connections that have ended leave the port in TIME_WAIT.
+	for range 3 {
+		c := r.X1.DialTCP(t, at(rig.H4, port))
+		wantEchoed(t, c, "through the port")
+		c.Close()
+	}
+
+	d.Kill(t)
+	d.Start(t)
+	waitPing(t, a.Node, "b", 5*time.Second)
+	if after := a.Node.Run(t, "ip", "-o", "addr", "show", "eth0"); after != before {
+		t.Errorf("eth0 was\n%sis\n%s", before, after)
+	}
+	rig.WaitFor(t, 5*time.Second, "the published port is back", func() bool {
+		c, err := r.X1.Dial(t.Context(), "tcp", at(rig.H4, port))
+		if err != nil {
+			return false
+		}
+		c.Close()
+		return true
+	})
+	if _, err := flow.Write([]byte("x")); err == nil {
+		_, err = flow.Read(make([]byte, 1))
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the old flow: %v, want a reset", err)
+		}
+	}
+	c := a.DialTCP(t, serveEcho(t, r.X1, rig.X1v4))
+	wantEchoed(t, c, "after")
+	c.Close()
+	if got := d.Must(t, "usernet", "ps", "-q"); len(strings.Fields(got)) != 2 {
+		t.Errorf("ps after the restart: %q", got)
+	}
+	// Nobody gets an address that is in use.
+	e := d.Run(t, "--name", "e", "--network", "n")
+	if x := addrIn(t, d, "e", "n"); x == addrIn(t, d, "a", "n") || x == addrIn(t, d, "b", "n") {
+		t.Errorf("the address %v is given twice", x)
+	}
+	waitPing(t, e.Node, "a", time.Second)
+}
+
+// FT-21: a sandbox's names, addresses and ports are there again when nobody starts the daemon but the sandboxes.
+func TestDaemonComesBack(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.NewDaemon(t)
+	d.Must(t, "usernet", "network", "create", "n")
+	a, _ := d.Run(t, "--name", "a", "--network", "n"), d.Run(t, "--name", "b", "--network", "n")
+	pid := daemonPID(t, d)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(daemonPID(t, d), syscall.SIGTERM) })
+	rig.WaitFor(t, 10*time.Second, "another daemon", func() bool {
+		p, err := readPID(d)
+		return err == nil && p != pid && alive(p)
+	})
+	waitPing(t, a.Node, "b", 5*time.Second)
+}
+
+// daemonPID is the process that the daemon's lock names.
+func daemonPID(t *testing.T, d *rig.Daemon) int {
+	t.Helper()
+	pid, err := readPID(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func readPID(d *rig.Daemon) (int, error) {
+	b, err := os.ReadFile(filepath.Join(d.Runtime, "usernet", "daemon.pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// FT-12: after a reboot there is the state and no sandbox; nothing stale remains.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	id := d.Must(t, "usernet", "network", "create", "n")
+	a := d.Run(t, "--name", "a", "--network", "n")
+	was := addrIn(t, d, "a", "n")
+	d.Kill(t)
+	if err := a.Cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	a.Exit(t)
+	if err := os.RemoveAll(filepath.Join(d.Runtime, "usernet")); err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t)
+	if got := d.Must(t, "usernet", "network", "inspect", "-f", "{{.Id}} {{len .Containers}}", "n"); got != id+" 0" {
+		t.Errorf("the network is %q, want %s without containers", got, id)
+	}
+	d.Run(t, "--name", "a", "--network", "n")
+	if now := addrIn(t, d, "a", "n"); now != was {
+		t.Errorf("the address is %v, and %v was not freed", now, was)
+	}
+}
+
+// A sandbox that is killed frees its address, names and ports within 5 s (FT-11, DN-18).
+func TestSandboxKilled(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	d.Must(t, "usernet", "network", "create", "n")
+	port, spec := publish(80, "tcp")
+	a := d.Run(t, "--name", "a", "--network", "n")
+	b := d.Run(t, "--name", "b", "--network", "n", "-p", spec)
+	was := addrIn(t, d, "b", "n")
+	if err := b.Cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.Exit(t)
+	rig.WaitFor(t, time.Second, "the end of the name", func() bool { return !ping(t, a.Node, "b") })
+	rig.WaitFor(t, 5*time.Second, "the end of the listener", func() bool { return len(listenersOn(t, port)) == 0 })
+	d.Run(t, "--name", "b", "--network", "n", "-p", spec)
+	if now := addrIn(t, d, "b", "n"); now != was {
+		t.Errorf("the address is %v, and %v was not freed", now, was)
+	}
+}
+
+// LU-05: a second daemon ends at once and says why; a socket that a dead one left is replaced.
+func TestSecondDaemon(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	second := d.Usernet(t, "daemon")
+	if code := second.Exit(t); code == 0 || !strings.Contains(second.Stderr.String(), "already") {
+		t.Errorf("the second daemon: code %d, %s", code, second.Stderr)
+	}
+	d.Kill(t) // leaves its sockets
+	d.Start(t)
+	d.Must(t, "usernet", "network", "ls")
+}
+
+// The datapath is killed: another one within a second, for all networks at once (FT-20).
+func TestDatapathOfDaemonKilled(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	for _, n := range []string{"n1", "n2"} {
+		d.Must(t, "usernet", "network", "create", n)
+	}
+	a, _ := d.Run(t, "--name", "a", "--network", "n1"), d.Run(t, "--name", "b", "--network", "n1")
+	c, _ := d.Run(t, "--name", "c", "--network", "n2"), d.Run(t, "--name", "e", "--network", "n2")
+	waitPing(t, a.Node, "b", time.Second)
+	waitPing(t, c.Node, "e", time.Second)
+	old := d.Datapath(t)
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	newDatapath(t, d.Process, old, 2*time.Second)
+	waitPing(t, a.Node, "b", 5*time.Second)
+	waitPing(t, c.Node, "e", 5*time.Second)
+}
