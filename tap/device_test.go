@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -222,5 +224,27 @@ func TestAllocs(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// RX-12: devices that wait share their memory: thousands of silent containers have that of a few.
+func TestSilentDevicesShareMemory(t *testing.T) {
+	const devices = 200
+	var blocks atomic.Int32
+	alloc := func(n int) *l2.Buf { blocks.Add(1); return l2.HeapAllocator(n) }
+	got := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range devices {
+		d, far := socketDevice(t, true, tap.Options{Alloc: alloc})
+		wg.Go(func() { d.Run(func([]l2.Frame) { got <- struct{}{} }, nil) })
+		defer d.Close()
+		if err := far.SendRaw(make([]byte, l2.VNetLen+l2.HeaderLen+100)); err != nil {
+			t.Fatal(err)
+		}
+		<-got
+	}
+	if n := blocks.Load(); n > devices/4 && !raceDetector { // a collection may empty the pool
+		t.Errorf("%d devices have %d blocks", devices, n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/usernet/usernet/internal/sys"
@@ -23,6 +24,10 @@ const (
 	// maxBadReads ends Run when the kernel refuses to give a frame so many times on end.
 	maxBadReads = 64
 )
+
+// batches has those that nobody needs at the moment. A batch is 192 KiB, so devices do not keep one while they wait:
+// with thousands of containers most are silent, and the few that are not share what there is.
+var batches = sync.Pool{New: func() any { return &batch{slots: make([]byte, batchFrames*smallFrame)} }}
 
 // batch is Run's memory: frames read and not yet handed on.
 type batch struct {
@@ -45,8 +50,10 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 	if idle == nil {
 		idle = func() {}
 	}
-	b := &batch{slots: make([]byte, batchFrames*smallFrame)}
-	d.reader.Set(0, b.head[:d.headLen()])
+	b := d.borrow()
+	defer func() { batches.Put(b) }()
+	// Everything read has been handed on when Read waits.
+	d.reader.OnPark(func() { batches.Put(b) }, func() { b = d.borrow() })
 	for bad := 0; ; {
 		d.provide(b)
 		n, err := d.reader.Read()
@@ -86,12 +93,20 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 	}
 }
 
+// borrow takes a batch and makes the next read fill it.
+func (d *Device) borrow() *batch {
+	b := batches.Get().(*batch)
+	d.reader.Set(0, b.head[:d.headLen()])
+	d.provide(b)
+	return b
+}
+
 // provide makes sure that the next read has a block of its own.
 func (d *Device) provide(b *batch) {
 	if b.block == nil || b.block.Taken() {
 		b.block = d.alloc(blockLen)
-		d.reader.Set(1, b.block.Data)
 	}
+	d.reader.Set(1, b.block.Data)
 }
 
 // take puts the frame of n bytes, headers included, that was just read into the batch.

@@ -17,6 +17,9 @@ type VecReader struct {
 
 	waitFn func(fd uintptr) bool
 	tryFn  func(fd uintptr)
+
+	park, unpark func()
+	parked       bool
 }
 
 // NewVecReader makes a reader of n slices for f, which is non-blocking and known to the poller.
@@ -28,11 +31,32 @@ func NewVecReader(f *os.File, n int) (*VecReader, error) {
 	}
 	r := &VecReader{rc: rc, iov: make([]unix.Iovec, n)}
 	r.waitFn = func(fd uintptr) bool {
+		r.resume()
 		r.readv(fd)
-		return r.err != unix.EAGAIN
+		if r.err != unix.EAGAIN {
+			return true
+		}
+		if r.park != nil {
+			r.park()
+			r.parked = true
+			clear(r.iov) // the slices are others' now
+		}
+		return false
 	}
 	r.tryFn = r.readv
 	return r, nil
+}
+
+// OnPark has Read call park when there is nothing to read, and unpark when there is something or Read fails, on
+// the reader's own goroutine: whoever reads thousands of files lends its slices to others meanwhile, and Sets new ones
+// in unpark.
+func (r *VecReader) OnPark(park, unpark func()) { r.park, r.unpark = park, unpark }
+
+func (r *VecReader) resume() {
+	if r.parked {
+		r.parked = false
+		r.unpark()
+	}
 }
 
 // Set makes slice i of the next reads b, which must not be empty.
@@ -43,7 +67,9 @@ func (r *VecReader) Set(i int, b []byte) {
 
 // Read waits for a record and reads it. After the file is closed it returns os.ErrClosed.
 func (r *VecReader) Read() (int, error) {
-	if err := r.rc.Read(r.waitFn); err != nil {
+	err := r.rc.Read(r.waitFn)
+	r.resume()
+	if err != nil {
 		return 0, closedError(r.rc, err)
 	}
 	return r.result()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -206,5 +207,53 @@ func TestProbes(t *testing.T) {
 		if err := probe(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
 		}
+	}
+}
+
+// A reader that waits holds no slices: it is told before it waits and after, also when the wait ends in an error.
+func TestVecReaderParks(t *testing.T) {
+	a, b, err := Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	r, err := NewVecReader(a, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 8)
+	var order []string
+	parked := make(chan struct{}, 1)
+	r.Set(0, buf)
+	r.OnPark(func() {
+		order = append(order, "park")
+		parked <- struct{}{}
+	}, func() {
+		order = append(order, "unpark")
+		r.Set(0, buf)
+	})
+	write := func(s string) {
+		t.Helper()
+		if _, err := b.WriteString(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1")
+	if n, err := r.Read(); n != 1 || err != nil || len(order) != 0 {
+		t.Fatalf("read %d, %v, %v", n, err, order)
+	}
+	go func() { <-parked; b.WriteString("22") }()
+	if n, err := r.Read(); n != 2 || err != nil || string(buf[:2]) != "22" {
+		t.Fatalf("read %d, %v", n, err)
+	}
+	if _, err := r.TryRead(); err != unix.EAGAIN {
+		t.Fatalf("try: %v", err)
+	}
+	go func() { <-parked; a.Close() }()
+	if _, err := r.Read(); !errors.Is(err, os.ErrClosed) {
+		t.Fatalf("read of a closed file: %v", err)
+	}
+	if got := strings.Join(order, " "); got != "park unpark park unpark" {
+		t.Errorf("called %s", got)
 	}
 }
