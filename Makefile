@@ -61,7 +61,7 @@ quick: fmt vet unit ## gofmt, vet, unit tests
 check: quick tidy staticcheck race ## quick, go.mod, staticcheck, and unit tests under the race detector
 
 fmt: ## fail when gofmt would change a file
-	@files=$$(gofmt -l cmd dnsproxy internal portfwd rootless-tests stack tap tools); \
+	@files=$$(gofmt -l */); \
 	if [ -n "$$files" ]; then echo "not formatted, run gofmt -w:" $$files >&2; exit 1; fi
 
 vet: ## go vet

@@ -42,18 +42,18 @@ func TestTrim(t *testing.T) {
 		for range trimNetworks - 1 {
 			m.removed(1)
 		}
-		time.Sleep(2 * trimDelay)
+		<-time.After(2 * trimDelay)
 		synctest.Wait()
 		if freed.Load() != 0 {
 			t.Fatal("for a few")
 		}
 		m.removed(1)
-		time.Sleep(trimDelay - time.Nanosecond)
+		<-time.After(trimDelay - time.Nanosecond)
 		synctest.Wait()
 		if freed.Load() != 0 {
 			t.Fatal("at once")
 		}
-		time.Sleep(time.Nanosecond)
+		<-time.After(time.Nanosecond)
 		synctest.Wait()
 		if n := freed.Load(); n != 1 {
 			t.Fatalf("freed %d times", n)
@@ -61,7 +61,7 @@ func TestTrim(t *testing.T) {
 		for range 20 * trimNetworks {
 			m.removed(1)
 		}
-		time.Sleep(3 * trimDelay)
+		<-time.After(3 * trimDelay)
 		synctest.Wait()
 		if n := freed.Load(); n < 2 || n > 3 {
 			t.Fatalf("freed %d times", n)
