@@ -90,7 +90,7 @@ func TestBufferSize(t *testing.T) {
 // once.
 func TestFlowCount(t *testing.T) {
 	a, b := l2.MAC{2, 1}, l2.MAC{2, 2}
-	c := newFlowCount(quota.NewPool(1189).Share()) // of which one Network may have 1024
+	c := newFlowCount(quota.NewPool(1123).Share()) // of which one Network may have 1024
 	for i := range 2 * trimFlows {
 		owner := a
 		if i >= trimFlows+1 {
