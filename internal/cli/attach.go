@@ -19,9 +19,12 @@ usernet stays in the foreground: the network ends with the process, with the pat
 or with SIGINT or SIGTERM, and the interface goes with it.
 
 The user namespace that owns the network namespace is entered too; --userns names
-another. Files such as /etc/resolv.conf in the namespace are not touched: the name
-server is at 10.0.2.3 (the 3rd address of --subnet), and names of --add-host are
-answered by it.
+another.
+
+In a private network the files of PID are not touched: the name server is at 10.0.2.3
+(the 3rd address of --subnet), and names of --add-host are answered by it. In a named
+one /etc/resolv.conf, hosts and hostname are written, as in a container of Docker, where
+PID has its own and not the host's; with --netns there is nothing to write to.
 
 --ready-fd N: when the network works, "1" is written to descriptor N, which usernet
 inherited, and it is closed.`
