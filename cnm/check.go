@@ -72,5 +72,11 @@ func (e *RejoinEndpoint) check() error {
 	case l.Addr4.IsValid() && !l.Addr4.Addr().Is4(), l.Addr6.IsValid() && !l.Addr6.Addr().Is6(), l.MAC.IsZero(), !isWord(l.Name):
 		return fault.New(fault.Invalid, "endpoint %s has no interface that could be: %+v", shortID(l.EndpointID), l)
 	}
+	for _, p := range l.LinkLocal {
+		// Whatever is among its addresses it may send from.
+		if !p.Addr().IsLinkLocalUnicast() {
+			return fault.New(fault.Invalid, "endpoint %s: invalid link local IP address: %s", shortID(l.EndpointID), p.Addr())
+		}
+	}
 	return nil
 }

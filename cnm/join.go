@@ -20,6 +20,8 @@ func (c *Controller) Join(ctx context.Context, s SandboxConfig, ns Namespace) (*
 	if err != nil {
 		return nil, Joined{}, err
 	}
+	// The last daemon may have died while it joined there: its shim never heard what it got.
+	c.dropOrphansOf(s.ID)
 	j, err := sb.join(ctx)
 	if err != nil {
 		sb.Close()

@@ -77,6 +77,15 @@ func (c *Controller) dropOrphan(ep *endpoint) bool {
 	return true
 }
 
+// dropOrphansOf frees what is left of a sandbox that has come back without it.
+func (c *Controller) dropOrphansOf(sandbox string) {
+	for _, ep := range c.orphans() {
+		if ep.owner == sandbox {
+			c.dropOrphan(ep)
+		}
+	}
+}
+
 // removeOrphan is disconnect by force: of a sandbox that is not there, by its name, as Docker has it. None
 // there is the error given.
 func (c *Controller) removeOrphan(n *network, name string, none error) error {

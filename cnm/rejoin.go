@@ -51,12 +51,8 @@ func (sb *Sandbox) rejoin(r Rejoin, ls []portfwd.Listener) error {
 			return fmt.Errorf("take over container %s: %w", sb.conf.Name, err)
 		}
 	}
-	// A leg that was going when the last daemon died has gone, but for its lease.
-	for _, ep := range c.orphans() {
-		if ep.owner == sb.conf.ID {
-			c.dropOrphan(ep)
-		}
-	}
+	// A leg that was coming or going when the last daemon died has gone, but for its lease.
+	c.dropOrphansOf(sb.conf.ID)
 	sb.wantPorts()
 	if len(ls) > 0 {
 		c.ports.adopt(ls)
@@ -78,12 +74,12 @@ func (c *Controller) takeOver(sb *Sandbox, e RejoinEndpoint) (err error) {
 	if err := e.check(); err != nil {
 		return err
 	}
-	ep, err := c.claimOrphan(sb, e)
+	n, ep, err := c.claimOrphan(sb, e)
 	if err != nil {
 		return err
 	}
 	if ep == nil {
-		if ep, err = c.remakeEndpoint(sb, e); err != nil {
+		if ep, err = c.remakeEndpoint(sb, n, e); err != nil {
 			return err
 		}
 	}
@@ -97,34 +93,38 @@ func (c *Controller) takeOver(sb *Sandbox, e RejoinEndpoint) (err error) {
 	return err
 }
 
-// claimOrphan finds the orphan that is the leg, nil if there is none.
-func (c *Controller) claimOrphan(sb *Sandbox, e RejoinEndpoint) (*endpoint, error) {
+// claimOrphan finds the Network of a leg and the orphan that is the leg, nil if there is none.
+func (c *Controller) claimOrphan(sb *Sandbox, e RejoinEndpoint) (*network, *endpoint, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.networks[e.NetworkID]
 	if n == nil || n.state != active || !n.plumbed {
-		return nil, fault.New(fault.NotFound, "network %s not found", e.NetworkID)
+		return nil, nil, fault.New(fault.NotFound, "network %s not found", e.NetworkID)
 	}
 	ep := n.endpoints[e.Link.EndpointID]
 	switch {
 	case ep == nil:
-		return nil, nil
+		return n, nil, nil
 	case ep.state != orphaned || ep.owner != sb.conf.ID || ep.link.Addr4 != e.Link.Addr4 || ep.link.Addr6 != e.Link.Addr6 || ep.link.MAC != e.Link.MAC:
-		return nil, fault.New(fault.Conflict, "endpoint %s in network %s is another's", shortID(ep.id), n.conf.Name)
+		return nil, nil, fault.New(fault.Conflict, "endpoint %s in network %s is another's", shortID(ep.id), n.conf.Name)
 	}
 	ep.state, ep.sandbox = reserved, sb
-	return ep, nil
+	return n, ep, nil
 }
 
-// remakeEndpoint makes a leg whose lease was lost.
-func (c *Controller) remakeEndpoint(sb *Sandbox, e RejoinEndpoint) (_ *endpoint, err error) {
+// remakeEndpoint makes a leg whose lease was lost. The shim's word for what it was is taken as far as a new leg
+// could be like that.
+func (c *Controller) remakeEndpoint(sb *Sandbox, n *network, e RejoinEndpoint) (_ *endpoint, err error) {
 	links, err := parseLinks(e.Config.Links)
 	if err != nil {
 		return nil, err
 	}
+	if err := n.admits(&e.Config); err != nil {
+		return nil, err
+	}
 	var undo undo
 	defer undo.unless(&err)
-	ep := &endpoint{id: e.Link.EndpointID, net: c.networks[e.NetworkID], name: sb.conf.Name, owner: sb.conf.ID,
+	ep := &endpoint{id: e.Link.EndpointID, net: n, name: sb.conf.Name, owner: sb.conf.ID,
 		conf: e.Config, links: links, link: e.Link, sandbox: sb}
 	c.mu.Lock()
 	err = c.claimLocked(ep)

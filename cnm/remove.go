@@ -1,7 +1,6 @@
 package cnm
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -91,7 +90,7 @@ func (c *Controller) Prune(ctx context.Context, match func(NetworkInfo) bool) ([
 		c.mu.Unlock()
 	}()
 	all := c.Networks()
-	slices.SortStableFunc(all, func(a, b NetworkInfo) int { return cmp.Or(a.Created.Compare(b.Created)) })
+	slices.SortStableFunc(all, func(a, b NetworkInfo) int { return a.Created.Compare(b.Created) })
 	var gone []string
 	for _, info := range all {
 		if err := context.Cause(ctx); err != nil {

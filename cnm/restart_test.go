@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +150,110 @@ func TestRejoinRefused(t *testing.T) {
 	}
 	r.settled()
 	r.check(next)
+}
+
+// TestJoinAgain: a daemon that is killed while a sandbox joins leaves leases of which the shim never heard; it joins the
+// next daemon as it is, and finds nothing in its way.
+func TestJoinAgain(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	s := sandboxConf("c1", "n1")
+	r.setAlive(s.ID, true)
+	if _, _, err := r.c.Join(context.Background(), s, newRigNamespace()); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	if n := len(r.c.orphans()); n != 1 {
+		t.Fatalf("%d legs wait for it", n)
+	}
+	b := r.run(s)
+	if got := b.leg("n1").Addr4; got != netip.MustParsePrefix("10.1.0.2/24") {
+		t.Errorf("it got %v", got)
+	}
+	r.settled()
+	r.check(b)
+}
+
+// TestRejoinHostile: of a leg whose lease is lost the shim's word is all there is. It is taken only for what could have
+// been given.
+func TestRejoinHostile(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	b := r.run(sandboxConf("c1", "n1"))
+	if err := r.store.Delete(store.Endpoints, b.leg("n1").ID); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	honest := *b.endpoints[0]
+	id := shortID(honest.id)
+	for text, lie := range map[string]func(*endpoint){
+		"endpoint " + id + ": invalid link local IP address: 10.1.0.1": func(ep *endpoint) {
+			ep.link.LinkLocal = []netip.Prefix{netip.MustParsePrefix("10.1.0.1/16")}
+		},
+		"invalid endpoint settings:\ninvalid alias \"a b\": want one word of at most 253 bytes": func(ep *endpoint) {
+			ep.conf.Aliases = []string{"a b"}
+		},
+		"no configured subnet contains IP address 10.2.0.9": func(ep *endpoint) {
+			ep.link.Addr4 = netip.MustParsePrefix("10.2.0.9/24")
+		},
+	} {
+		liar := honest
+		lie(&liar)
+		b.endpoints[0] = &liar
+		_, err := r.rejoin(b, nil)
+		wantErr(t, "rejoin", err, fault.Invalid, "take over container c1: "+text)
+		r.check()
+	}
+	b.endpoints[0] = &honest
+	next, err := r.rejoin(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.settled()
+	r.check(next)
+}
+
+// TestRejoinBesideRemove: Networks come and go while sandboxes come back (run with -race).
+func TestRejoinBesideRemove(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	b := r.run(sandboxConf("c1", "n1"))
+	if err := r.store.Delete(store.Endpoints, b.leg("n1").ID); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			id, _, err := r.c.Create(context.Background(), NetworkConfig{Name: "other"})
+			if err == nil {
+				err = r.c.Remove(context.Background(), id)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	var err error
+	for range 50 {
+		var next *box
+		if next, err = r.rejoin(b, nil); err != nil {
+			break
+		}
+		next.Close()
+	}
+	close(done)
+	wg.Wait()
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // TestReboot is FT-12: nobody lives, so nothing is in use.

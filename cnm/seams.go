@@ -38,7 +38,8 @@ type Datapath interface {
 type Namespace interface {
 	// Plug makes an interface and returns its TAP, which is the caller's to close.
 	Plug(ctx context.Context, l plumb.Link) (*os.File, tap.Info, error)
-	// Unplug removes the interface of an Endpoint.
+	// Unplug removes the interface of an Endpoint. That there is none is no error: who asks may not know whether its
+	// Plug came to anything.
 	Unplug(ctx context.Context, endpointID string) error
 	SetRoutes(ctx context.Context, r plumb.Routes) error
 	// SetFiles replaces the content of files that were given at the start.

@@ -139,7 +139,7 @@ type Network interface {
 // Change is a change of a running sandbox. Exactly one of the first five fields is set.
 type Change struct {
 	Plug   *plumb.Link    // make the interface, give its TAP to Attach, then reply
-	Unplug string         // remove the interface of this Endpoint
+	Unplug string         // remove the interface of this Endpoint, if there is one
 	Routes *plumb.Routes  // in place of those there are
 	Files  []plumb.File   // new content of files given at the start; for an attached namespace others are passed over
 	Signal syscall.Signal // to CMD; SIGKILL ends the sandbox
