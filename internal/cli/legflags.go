@@ -164,7 +164,7 @@ func (o *legOptions) merge(n *netOptions, e *cnm.EndpointConfig) error {
 	case len(o.aliases) > 0 && !user:
 		return errors.New("network-scoped aliases are only supported for user-defined networks")
 	case (n.ip.IsValid() || n.ip6.IsValid() || e.IPv4.IsValid() || e.IPv6.IsValid()) && !user:
-		return errors.New("user specified IP address is supported on user defined networks only")
+		return errors.New("user-specified IP address is supported on user-defined networks only")
 	}
 	e.Aliases = append(e.Aliases, o.aliases...)
 	if user {
@@ -237,7 +237,7 @@ func (o *runOptions) checkConflicts(m mode) error {
 		{!o.mac.IsZero(), "conflicting options: mac-address and the network mode"},
 		{len(o.publish) > 0 || o.publishAll, "conflicting options: port publishing and the container type network mode"},
 		{len(o.expose) > 0, "conflicting options: port exposing and the container type network mode"},
-		{o.ip.IsValid() || o.ip6.IsValid(), "user specified IP address is supported on user defined networks only"},
+		{o.ip.IsValid() || o.ip6.IsValid(), "user-specified IP address is supported on user-defined networks only"},
 	} {
 		if c.is {
 			return usagef("%s", c.text)

@@ -113,7 +113,7 @@ func TestModes(t *testing.T) {
 		"--network bridge --network-alias x":           "network-scoped aliases are only supported for user-defined networks",
 		"--network name=bridge,alias=x":                "network-scoped aliases are only supported for user-defined networks",
 		"--network-alias x":                            "network-scoped aliases are only supported for user-defined networks",
-		"--network bridge --ip 172.17.0.9":             "user specified IP address is supported on user defined networks only",
+		"--network bridge --ip 172.17.0.9":             "user-specified IP address is supported on user-defined networks only",
 		"--network name=web,ip=10.0.0.1 --ip 10.0.0.2": "conflicting options: cannot specify both --ip and per-network IPv4 address",
 		"--network name=web,ip6=fd00::1 --ip6 fd00::2": "conflicting options: cannot specify both --ip6 and per-network IPv6 address",
 		"--network name=web,alias=a --network-alias b": "conflicting options: cannot specify both --network-alias and per-network alias",

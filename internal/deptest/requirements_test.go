@@ -27,6 +27,9 @@ type requirement struct{ id, what string }
 // idPattern finds ids in text: NAT-04, NAT-04 to -07, HC-23 and -24, HC-08/09.
 var idPattern = regexp.MustCompile(`\b(NAT|TCP|UDP|HC|DN|LU|FT|RX|FZ|SK)-(\d\d)((?:(?:, | and | to |/)-?\d\d\b)*)`)
 
+// modelPattern finds those of Docker's network model: M5, LC1 to LC7, DU1–DU4, C-cr4.
+var modelPattern = regexp.MustCompile(`\b(M|LC|DN|DB|DU|DH|DC|SD|DF|LK|MN|LG|C-(?:ls|cr|rm|co|di|in|pr|run))(\d{1,2})\b(?:(?: to |–)(M|LC|DN|DB|DU|DH|DC|SD|DF|LK|MN|LG)?(\d{1,2})\b)?`)
+
 var nextPattern = regexp.MustCompile(`(, | and | to |/)-?(\d\d)`)
 
 // namePattern finds the id in the name of a test.
@@ -46,6 +49,17 @@ func idsIn(text string) (ids []string) {
 				last++
 				ids = append(ids, fmt.Sprintf("%s-%02d", m[1], last))
 			}
+		}
+	}
+	for _, m := range modelPattern.FindAllStringSubmatch(text, -1) {
+		first, _ := strconv.Atoi(m[2])
+		last := first
+		if m[4] != "" && (m[3] == "" || m[3] == m[1]) {
+			last, _ = strconv.Atoi(m[4])
+		}
+		ids = append(ids, m[1]+m[2])
+		for n := first + 1; n <= last; n++ {
+			ids = append(ids, m[1]+strconv.Itoa(n))
 		}
 	}
 	return ids
@@ -108,6 +122,22 @@ func evidence(t *testing.T) map[string][]shown {
 			all[id] = append(all[id], s)
 		}
 	}
+	scripts, err := filepath.Glob("../../rootless-tests/testdata/script/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, path := range scripts {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ".txtar")
+		ids := idsIn(string(text))
+		slices.Sort(ids)
+		for _, id := range slices.Compact(ids) {
+			all[id] = append(all[id], shown{"rootless-tests/testdata/script/" + filepath.Base(path), "TestScript/" + name})
+		}
+	}
 	for _, list := range all {
 		slices.SortFunc(list, func(a, b shown) int { return strings.Compare(a.file, b.file) })
 	}
@@ -120,14 +150,20 @@ const (
 	listEnd   = "<!-- end of list -->\n"
 )
 
+// place is the folder of a test.
+func place(file string) string {
+	folder, _, _ := strings.Cut(filepath.Dir(file), "/testdata")
+	return folder
+}
+
 // list is the part of the document that is made from the tests.
 func list(all map[string][]shown) []byte {
 	var b bytes.Buffer
 	b.WriteString("| id | what | shown by |\n|---|---|---|\n")
-	for _, r := range requirements {
+	for _, r := range slices.Concat(requirements, networkRequirements) {
 		var tests []string
 		for _, s := range all[r.id] {
-			tests = append(tests, fmt.Sprintf("[`%s`](../%s) %s", s.test, s.file, filepath.Dir(s.file)))
+			tests = append(tests, fmt.Sprintf("[`%s`](../%s) %s", s.test, s.file, place(s.file)))
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.id, r.what, strings.Join(tests, "<br>"))
 	}
@@ -136,7 +172,7 @@ func list(all map[string][]shown) []byte {
 
 func TestRequirements(t *testing.T) {
 	all := evidence(t)
-	for _, r := range requirements {
+	for _, r := range slices.Concat(requirements, networkRequirements) {
 		if len(all[r.id]) == 0 {
 			t.Errorf("no test shows %s: %s", r.id, r.what)
 		}
@@ -170,6 +206,9 @@ func TestIDs(t *testing.T) {
 		"HC-08/09 and DN-15, -16": "HC-08 HC-09 DN-15 DN-16",
 		"LU-02 and LU-03":         "LU-02 LU-03",
 		"RFC-01, XNAT-01, NAT-1":  "",
+		"DU1 to DU3, M7; LK1–LK2": "DU1 DU2 DU3 M7 LK1 LK2",
+		"LC1 to 3 and C-cr4":      "LC1 LC2 LC3 C-cr4",
+		"DN-01 is not DN1":        "DN-01 DN1",
 	} {
 		if got := strings.Join(idsIn(text), " "); got != want {
 			t.Errorf("%q names %q, want %q", text, got, want)
