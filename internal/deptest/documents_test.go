@@ -112,7 +112,7 @@ func TestCommandLines(t *testing.T) {
 	}
 	flag := regexp.MustCompile(`^--?[a-z][a-z0-9-]*`)
 	found := 0
-	for _, path := range []string{"README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/DATAPATH.md", "docs/SECURITY.md", "docs/PERFORMANCE.md"} {
+	for _, path := range []string{"README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/DATAPATH.md", "docs/NETWORKS.md", "docs/SECURITY.md", "docs/PERFORMANCE.md"} {
 		for _, line := range commands(document(t, path), "usernet") {
 			found++
 			own, _, _ := strings.Cut(line, " -- ") // the rest is CMD's
