@@ -63,6 +63,7 @@ func measureAll(dir string, args []string) error {
 		progress(startUpStep)
 		m.measureStartUps(o.startUps)
 	}
+	m.measureScale()
 	m.compareTool()
 	progress("")
 	return m.result.Write(os.NewFile(resultFD, "result"))

@@ -46,7 +46,7 @@ func (b *builder) neighbours(subject report.Subject) (*sandbox, error) {
 
 // named sets up usernet's pair, with a daemon of their own.
 func (b *builder) named(s *sandbox) error {
-	d, err := b.startDaemon(s.start, "named", "")
+	d, err := b.startDaemon(s.start, "named")
 	if err != nil {
 		return err
 	}
@@ -77,25 +77,26 @@ func (b *builder) named(s *sandbox) error {
 	return err
 }
 
+// apiSocket and joinSocket are the daemon's, in its runtime directory.
+const (
+	apiSocket  = "usernet.sock"
+	joinSocket = "join.sock"
+)
+
 // daemon is a `usernet daemon` with directories of its own.
 type daemon struct {
 	program string
 	dir     string
 	env     []string
+	flags   []string
 	process *process
 }
 
-// startDaemon starts one whose directories are below name, and returns when its API answers. config is the content
-// of its daemon.json, or nothing.
-func (b *builder) startDaemon(start func(*exec.Cmd) (*process, error), name, config string) (*daemon, error) {
-	d := &daemon{program: b.program("usernet"), dir: b.program(name)}
-	for _, dir := range []string{d.dir, d.runtime(), filepath.Join(d.dir, "config", "usernet")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
-	if config != "" {
-		if err := os.WriteFile(filepath.Join(d.dir, "config", "usernet", "daemon.json"), []byte(config), 0o600); err != nil {
+// startDaemon starts one whose directories are below name, and returns when its API answers.
+func (b *builder) startDaemon(start func(*exec.Cmd) (*process, error), name string, flags ...string) (*daemon, error) {
+	d := &daemon{program: b.program("usernet"), dir: b.program(name), flags: flags}
+	for _, dir := range []string{d.dir, d.runtime()} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -106,11 +107,11 @@ func (b *builder) startDaemon(start func(*exec.Cmd) (*process, error), name, con
 
 // start starts the process, the first or after its end.
 func (d *daemon) start(start func(*exec.Cmd) (*process, error)) (err error) {
-	if d.process, err = start(d.command("daemon")); err != nil {
+	if d.process, err = start(d.command(append([]string{"daemon"}, d.flags...)...)); err != nil {
 		return err
 	}
 	return d.process.waitFor("the daemon", func() bool {
-		c, err := net.Dial("unix", d.socket("usernet.sock"))
+		c, err := net.Dial("unix", d.socket(apiSocket))
 		if err != nil {
 			return false
 		}

@@ -43,6 +43,12 @@ func (p *process) messages() string {
 	return strings.TrimSpace(p.out.String())
 }
 
+// lastMessage is the last line of them.
+func (p *process) lastMessage() string {
+	m := p.messages()
+	return m[strings.LastIndexByte(m, '\n')+1:]
+}
+
 // launch starts cmd, which dies with the bench.
 func launch(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
@@ -95,17 +101,22 @@ func (p *process) pid() int { return p.cmd.Process.Pid }
 
 // waitFor calls ready until it is true, the program ends, or patience does.
 func (p *process) waitFor(what string, ready func() bool) error {
+	return p.waitWithin(patience, what, ready)
+}
+
+// waitWithin is waitFor with a patience of the caller's.
+func (p *process) waitWithin(patience time.Duration, what string, ready func() bool) error {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ready() {
 			return nil
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("wait for %s: it ended: %s", what, p.messages())
+			return fmt.Errorf("wait for %s: it ended: %s", what, p.lastMessage())
 		default:
 		}
 	}
-	return fmt.Errorf("wait for %s: not ready in %v: %s", what, patience, p.messages())
+	return fmt.Errorf("wait for %s: not ready in %v: %s", what, patience, p.lastMessage())
 }
 
 // cpuSeconds is what the processes have used, in user mode and in the kernel.

@@ -90,9 +90,8 @@ func (b *builder) build(subject report.Subject, mtu int) (*sandbox, error) {
 func (s *sandbox) messages() string {
 	var all strings.Builder
 	for _, p := range s.started {
-		if m := p.messages(); m != "" {
-			lines := strings.Split(m, "\n")
-			fmt.Fprintf(&all, "; %s says: %s", filepath.Base(p.cmd.Path), lines[len(lines)-1])
+		if m := p.lastMessage(); m != "" {
+			fmt.Fprintf(&all, "; %s says: %s", filepath.Base(p.cmd.Path), m)
 		}
 	}
 	return all.String()
