@@ -67,6 +67,12 @@ var rules = []rule{
 		because: "the switch and the gateway see an l2.Port, never a TAP",
 	},
 	{
+		who:     []string{"cnm/fault", "cnm/plumb"},
+		never:   everything,
+		unless:  []string{"stack/l2"},
+		because: "shim and API share them with the Controller and nothing else of it",
+	},
+	{
 		who:   []string{"cnm", "cnm/..."},
 		never: []string{"api/...", "internal/..."}, unless: []string{"internal/hostsfile", "internal/sys"}, deep: true, tests: true,
 		because: "the model asks a Datapath and a Namespace, and is tested against both in memory; who stands behind them is the daemon's affair",
@@ -162,6 +168,8 @@ func TestRulesCanFail(t *testing.T) {
 		{pkg{ImportPath: "stack/l2", Imports: []string{"stack/ip"}, Deps: []string{"stack/ip"}}, 1},
 		{pkg{ImportPath: "stack/spec", Imports: []string{"stack/l2"}, Deps: []string{"stack/l2"}}, 0},
 		{pkg{ImportPath: "stack/bridge", Imports: []string{"golang.org/x/net/bpf"}, Deps: []string{"golang.org/x/net/bpf"}}, 1},
+		{pkg{ImportPath: "cnm/plumb", Imports: []string{"stack/l2"}}, 0},
+		{pkg{ImportPath: "cnm/plumb", Imports: []string{"stack/spec"}}, 1},
 		{pkg{ImportPath: "cnm", Imports: []string{"stack/spec"}, Deps: []string{"stack/spec", "internal/sys"}}, 0},
 		{pkg{ImportPath: "cnm", TestImports: []string{"internal/control"}}, 1},
 		{pkg{ImportPath: "cnm", Deps: []string{"internal/shim"}}, 1},
