@@ -175,7 +175,7 @@ func environment(env []string) []string {
 	})
 }
 
-// openLog opens the log of a daemon that is started on demand, and begins it anew when it has grown.
+// openLog opens the log of a daemon that is started on demand; the daemon keeps it short (logFile).
 func openLog(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

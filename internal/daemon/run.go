@@ -134,7 +134,7 @@ func (d *daemon) run(ctx context.Context, given []*os.File, parent *starter) (er
 	d.notify(systemd.SdNotifyReady)
 	parent.ready()
 
-	why, err := d.wait(ctx, signals, served)
+	why, told, err := d.wait(ctx, signals, served)
 	d.log.Info("daemon ends", "reason", why)
 	d.notify(systemd.SdNotifyStopping)
 	cancel()
@@ -144,27 +144,27 @@ func (d *daemon) run(ctx context.Context, given []*os.File, parent *starter) (er
 		err = errors.Join(err, e)
 	default: // wait has it
 	}
-	d.parts.join.Shutdown(why)
+	d.parts.join.Shutdown(why, told)
 	return errors.Join(err, d.parts.close())
 }
 
-// wait returns when there is a reason to end.
-func (d *daemon) wait(ctx context.Context, signals <-chan os.Signal, served <-chan error) (why string, err error) {
+// wait returns when there is a reason to end; told is that somebody wants no daemon.
+func (d *daemon) wait(ctx context.Context, signals <-chan os.Signal, served <-chan error) (why string, told bool, err error) {
 	for {
 		select {
 		case s := <-signals:
 			if s != syscall.SIGHUP {
-				return "it was told to: " + s.String(), nil
+				return "it was told to: " + s.String(), true, nil
 			}
 			d.reload()
 		case <-ctx.Done():
-			return "it was told to", nil
+			return "it was told to", true, nil
 		case <-d.idle.expired:
-			return "nobody uses it", nil
+			return "nobody uses it", false, nil
 		case err := <-served:
-			return "it cannot serve", err
+			return "it cannot serve", false, err
 		case <-d.parts.control.Done():
-			return "no datapath", fmt.Errorf("run datapath: %w", d.parts.control.Err())
+			return "no datapath", false, fmt.Errorf("run datapath: %w", d.parts.control.Err())
 		}
 	}
 }

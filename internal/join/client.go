@@ -8,13 +8,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/cnm"
-	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/internal/shim"
 	"github.com/usernet/usernet/portfwd"
@@ -68,9 +66,7 @@ type Client struct {
 	stopped  bool          // the daemon said goodbye
 	pid      int           // of a process in the namespaces
 	pidTold  int           // the epoch of the daemon that knows it
-	links    []plumb.Link
-	routes   plumb.Routes
-	legs     map[string]leg // by Endpoint
+	legs     []cnm.RejoinEndpoint
 	taps     map[string]*keptTAP
 	sockets  []keptSocket
 	incoming []keptSocket // the parts of the next set
@@ -125,7 +121,7 @@ func newClient(path string, c cnm.SandboxConfig, o Options) *Client {
 	cl := &Client{
 		path: path, uid: os.Geteuid(), config: c, opts: o, log: o.Log,
 		changes: make(chan shim.Change), done: make(chan struct{}), slots: make(chan struct{}, maxQueue/4),
-		turned: make(chan struct{}), legs: make(map[string]leg), taps: make(map[string]*keptTAP),
+		turned: make(chan struct{}), taps: make(map[string]*keptTAP),
 	}
 	cl.ctx, cl.cancel = context.WithCancel(context.Background())
 	return cl
@@ -174,8 +170,7 @@ func (c *Client) join(ctx context.Context) (cnm.Joined, *clientSession, error) {
 		if b, err = body[joinedBody](r.message); err == nil {
 			r.close()
 			c.mu.Lock()
-			c.links, c.routes = slices.Clone(b.Joined.Links), b.Joined.Routes
-			c.setLegsLocked(b.Legs)
+			c.legs = b.Legs
 			c.runLocked(s.l)
 			c.mu.Unlock()
 			return b.Joined, s, nil
@@ -183,14 +178,6 @@ func (c *Client) join(ctx context.Context) (cnm.Joined, *clientSession, error) {
 	}
 	s.close()
 	return cnm.Joined{}, nil, err
-}
-
-// setLegsLocked replaces the legs.
-func (c *Client) setLegsLocked(legs []leg) {
-	clear(c.legs)
-	for _, l := range legs {
-		c.legs[l.Endpoint] = l
-	}
 }
 
 // runLocked makes l the daemon's connection.

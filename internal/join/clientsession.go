@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/internal/shim"
@@ -78,11 +79,6 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 		if err == nil {
 			err = s.change(shim.Change{Routes: &b})
 		}
-		if err == nil {
-			s.c.mu.Lock()
-			s.c.routes = b
-			s.c.mu.Unlock()
-		}
 		return nil, nil, err
 	case kindFiles:
 		b, err := body[filesBody](r.message)
@@ -101,14 +97,6 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 		return nil, nil, err
 	case kindKeep:
 		return nil, nil, s.c.keep(r)
-	case kindLegs:
-		b, err := body[[]leg](r.message)
-		if err == nil {
-			s.c.mu.Lock()
-			s.c.setLegsLocked(b)
-			s.c.mu.Unlock()
-		}
-		return nil, nil, err
 	case kindGoodbye:
 		b, err := body[goodbyeBody](r.message)
 		s.c.mu.Lock()
@@ -150,13 +138,14 @@ func (s *clientSession) change(ch shim.Change) error {
 
 // plug makes an interface; its TAP comes from the shim by Attach, while the change is made.
 func (s *clientSession) plug(m message) (any, *os.File, error) {
-	link, err := body[plumb.Link](m)
+	leg, err := body[cnm.RejoinEndpoint](m)
 	if err != nil {
 		return nil, nil, err
 	}
+	link := leg.Link
 	c := s.c
 	c.mu.Lock()
-	known := link.EndpointID == "" || c.hasLinkLocked(link.EndpointID)
+	known := link.EndpointID == "" || c.hasLegLocked(link.EndpointID)
 	if !known {
 		c.plugging = link.EndpointID
 	}
@@ -181,7 +170,7 @@ func (s *clientSession) plug(m message) (any, *os.File, error) {
 		return nil, nil, err
 	}
 	t.epoch = c.epoch // the daemon has it with the answer
-	c.links = append(c.links, link)
+	c.legs = append(c.legs, leg)
 	return pluggedBody{t.info}, f, nil
 }
 
@@ -196,14 +185,13 @@ func (s *clientSession) unplug(endpoint string) error {
 	return err
 }
 
-func (c *Client) hasLinkLocked(endpoint string) bool {
-	return slices.ContainsFunc(c.links, func(l plumb.Link) bool { return l.EndpointID == endpoint })
+func (c *Client) hasLegLocked(endpoint string) bool {
+	return slices.ContainsFunc(c.legs, func(l cnm.RejoinEndpoint) bool { return l.Link.EndpointID == endpoint })
 }
 
 // forgetLocked drops a leg.
 func (c *Client) forgetLocked(endpoint string) {
-	c.links = slices.DeleteFunc(c.links, func(l plumb.Link) bool { return l.EndpointID == endpoint })
-	delete(c.legs, endpoint)
+	c.legs = slices.DeleteFunc(c.legs, func(l cnm.RejoinEndpoint) bool { return l.Link.EndpointID == endpoint })
 	if t := c.taps[endpoint]; t != nil {
 		t.fd.close()
 		delete(c.taps, endpoint)
@@ -251,7 +239,7 @@ func (c *Client) keepTAP(endpoint string, dev *os.File, info tap.Info) (byPlug b
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	byPlug = c.plugging == endpoint
-	known := byPlug || c.hasLinkLocked(endpoint)
+	known := byPlug || c.hasLegLocked(endpoint)
 	if !known || c.taps[endpoint] != nil {
 		fd.close()
 		if !known {

@@ -8,11 +8,11 @@
 //
 //	shim (Client)                                    daemon (Server)
 //	join {version, config}                ──►        Controller.Join
-//	            ◄── keep {ports} + sockets           the shim's copy of what was bound
-//	            ◄── joined {links, routes, files}
+//	            ◄── joined {links, routes, files, legs}
 //	attach {endpoint, info} + TAP         ──►        Sandbox.Attach
 //	started {pid}                         ──►        Sandbox.Started
-//	            ◄── plug, unplug, routes, files, signal      changes while it runs
+//	            ◄── keep {ports} + sockets           the shim's copy of what was bound
+//	            ◄── plug {leg}, unplug, routes, files, signal      changes while it runs
 //	publish, unpublish, ports, stats      ──►        for usernet port and usernet inspect
 //	leave                                 ──►        Sandbox.Close; then the connection ends
 //
@@ -33,6 +33,9 @@
 //	kept {ports} + sockets, in parts      ──►
 //	rejoin {version, config, legs, pid}   ──►        Controller.Rejoin
 //	attach + TAP, for each leg            ──►        Sandbox.Attach
+//
+// A leg comes with all that the next daemon has to be told of it (its Network, what was asked of it), so it is known from
+// the moment the interface is there: a connect that a dying daemon left half done is a leg after all.
 //
 // A daemon that refuses, since it lost the Network perhaps, is asked again every 10 s; the sandbox lives on without
 // a network meanwhile. A daemon that ends because it was told to says goodbye first. Then the Client does not start

@@ -27,7 +27,6 @@ type fakeController struct {
 	refuse    error // of join and rejoin
 	sandboxes []*fakeSandbox
 	endpoints []cnm.EndpointInfo
-	subs      []func(cnm.Event)
 }
 
 type fakeSandbox struct {
@@ -72,8 +71,10 @@ func (c *fakeController) Join(ctx context.Context, s cnm.SandboxConfig, ns cnm.N
 	if err := c.refusal(); err != nil {
 		return nil, cnm.Joined{}, err
 	}
-	if err := ns.Keep(ctx, c.ports); err != nil {
-		return nil, cnm.Joined{}, err
+	if len(c.ports) > 0 {
+		if err := ns.Keep(ctx, c.ports); err != nil {
+			return nil, cnm.Joined{}, err
+		}
 	}
 	sb := c.add(s, nil, nil, ns)
 	sb.mu.Lock()
@@ -110,22 +111,11 @@ func (c *fakeController) Endpoints(string) []cnm.EndpointInfo {
 	return slices.Clone(c.endpoints)
 }
 
-func (c *fakeController) Subscribe(f func(cnm.Event)) func() {
+// addEndpoint is a leg that a connect is making.
+func (c *fakeController) addEndpoint(e cnm.EndpointInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.subs = append(c.subs, f)
-	return func() {}
-}
-
-// setEndpoints changes a sandbox's legs and says so, as a connect does.
-func (c *fakeController) setEndpoints(sandbox string, eps ...cnm.EndpointInfo) {
-	c.mu.Lock()
-	c.endpoints = eps
-	subs := slices.Clone(c.subs)
-	c.mu.Unlock()
-	for _, f := range subs {
-		f(cnm.Event{Type: "network", Action: "connect", Attributes: map[string]string{"container": sandbox}})
-	}
+	c.endpoints = append(c.endpoints, e)
 }
 
 // last is the newest sandbox.

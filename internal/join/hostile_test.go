@@ -71,6 +71,7 @@ func TestHostileShim(t *testing.T) {
 		{"wrong body", kindJoin, []int{1}, nil, "decode join"},
 		{"a device for a socket", kindKept, socketsBody{Ports: []portfwd.Spec{tcp}}, null, "take socket"},
 		{"a datagram socket for TCP", kindKept, socketsBody{Ports: []portfwd.Spec{tcp}}, bound[1].File, "take socket"},
+		{"another port's socket", kindKept, socketsBody{Ports: []portfwd.Spec{tcp}}, bound[0].File, "it is bound to 127.0.0.1:"},
 		{"a socket too few", kindKept, socketsBody{Ports: []portfwd.Spec{tcp, tcp}}, bound[0].File, "1 came for 2"},
 	} {
 		l := raw(t, path)
@@ -225,13 +226,12 @@ func FuzzServer(f *testing.F) {
 // FZ: whatever a daemon says, the shim lives.
 func FuzzClient(f *testing.F) {
 	for _, m := range []message{
-		{ID: 1, Kind: kindPlug, Body: encode(testLink("ep1", "eth1"))},
+		{ID: 1, Kind: kindPlug, Body: encode(cnm.RejoinEndpoint{NetworkID: "n", Link: testLink("ep1", "eth1")})},
 		{ID: 2, Kind: kindUnplug, Body: encode(idBody{"ep1"})},
 		{ID: 3, Kind: kindRoutes, Body: encode(plumb.Routes{Default4: plumb.Hop{Dev: "eth0"}})},
 		{ID: 4, Kind: kindFiles, Body: encode(filesBody{[]plumb.File{{Path: "/etc/hosts"}}})},
 		{ID: 5, Kind: kindKeep, Body: encode(socketsBody{First: true, Last: true})},
 		{ID: 6, Kind: kindSignal, Body: encode(signalBody{15})},
-		{Kind: kindLegs, Body: encode([]leg{{Endpoint: "ep0", Config: cnm.EndpointConfig{Network: "n"}}})},
 		{Kind: kindGoodbye}, {ID: 1, Kind: kindReply, Body: encode(joinedBody{})},
 	} {
 		f.Add([]byte(encode(m)), []byte(encode(message{ID: 9, Kind: kindPorts})))

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/portfwd"
 )
 
 // What a memory file must forbid before it is believed: then nobody can change or cut it while it is read, and
@@ -115,22 +118,22 @@ func unpolled(f *os.File) (*os.File, error) {
 	return g, nil
 }
 
-// boundSocket refuses what is not a socket of the port that s names: the other side says which it is, the
-// kernel knows. A stuck or hostile shim could send anything as a listener.
-func boundSocket(f *os.File, tcp bool) error {
+// boundSocket refuses what is not the socket of the port that s names: the other side says which it is, the
+// kernel knows. A stuck or hostile shim could send anything as a listener, or as that of another's port.
+func boundSocket(f *os.File, s portfwd.Spec) error {
 	rc, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	want := unix.SOCK_DGRAM
+	tcp, want := s.Proto == portfwd.TCP, unix.SOCK_DGRAM
 	if tcp {
 		want = unix.SOCK_STREAM
 	}
 	var serr error
 	err = rc.Control(func(fd uintptr) {
-		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		if err == nil && domain != unix.AF_INET && domain != unix.AF_INET6 {
-			err = syscall.EAFNOSUPPORT
+		at, err := boundTo(int(fd))
+		if err == nil && (at != netip.AddrPortFrom(s.HostIP.WithZone(""), s.HostPort) || s.HostPortEnd != 0) {
+			err = fmt.Errorf("it is bound to %s", at)
 		}
 		kind, kerr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
 		if kerr == nil && kind != want {
@@ -143,4 +146,19 @@ func boundSocket(f *os.File, tcp bool) error {
 		serr = errors.Join(err, kerr, lerr)
 	})
 	return errors.Join(err, serr)
+}
+
+// boundTo is the address of an IP socket.
+func boundTo(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), nil
+	}
+	return netip.AddrPort{}, syscall.EAFNOSUPPORT
 }

@@ -60,7 +60,6 @@ const (
 	kindFiles   kind = "files"
 	kindKeep    kind = "keep" // with sockets
 	kindSignal  kind = "signal"
-	kindLegs    kind = "legs"    // not answered
 	kindGoodbye kind = "goodbye" // not answered
 
 	// Of both.
@@ -84,8 +83,8 @@ type (
 		Config  cnm.SandboxConfig `json:"config"`
 	}
 	joinedBody struct {
-		Joined cnm.Joined `json:"joined"`
-		Legs   []leg      `json:"legs"`
+		Joined cnm.Joined           `json:"joined"`
+		Legs   []cnm.RejoinEndpoint `json:"legs"` // one for each Link
 	}
 	rejoinBody struct {
 		Version int               `json:"version"`
@@ -112,13 +111,6 @@ type (
 	}
 	goodbyeBody struct{ Reason string }
 )
-
-// leg is what a daemon must be told of an Endpoint beside its Link when the sandbox rejoins.
-type leg struct {
-	Endpoint  string             `json:"endpoint"`
-	NetworkID string             `json:"network_id"`
-	Config    cnm.EndpointConfig `json:"config"`
-}
 
 // failure is an error on its way. Kind and Errno survive; callers make status codes of them.
 type failure struct {

@@ -16,6 +16,8 @@ import (
 // namespace is the sandbox's namespaces as the Controller sees them: each call is a request to the shim.
 type namespace struct {
 	l *link
+	// legs makes of Links what the shim tells the next daemon.
+	legs func(links ...plumb.Link) []cnm.RejoinEndpoint
 	// keeping keeps the parts of two sets of sockets apart.
 	keeping sync.Mutex
 }
@@ -25,7 +27,7 @@ var _ cnm.Namespace = (*namespace)(nil)
 // Plug implements cnm.Namespace. When no answer comes in time the shim is told to take the interface away
 // again, which it does after whatever it is doing.
 func (n *namespace) Plug(ctx context.Context, l plumb.Link) (*os.File, tap.Info, error) {
-	r, err := n.l.call(ctx, kindPlug, l)
+	r, err := n.l.call(ctx, kindPlug, n.legs(l)[0])
 	if err != nil {
 		if _, refused := errors.AsType[*RefusedError](err); !refused && !errors.Is(err, ErrGone) {
 			err = errors.Join(err, n.l.notify(kindUnplug, idBody{l.EndpointID}))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/usernet/usernet/cnm"
 )
@@ -68,12 +69,7 @@ func (c *Client) rejoinBody() (cnm.Rejoin, int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
-	r := cnm.Rejoin{PID: c.pid}
-	for _, l := range c.links {
-		leg := c.legs[l.EndpointID]
-		r.Endpoints = append(r.Endpoints, cnm.RejoinEndpoint{Config: leg.Config, NetworkID: leg.NetworkID, Link: l})
-	}
-	return r, c.epoch
+	return cnm.Rejoin{PID: c.pid, Endpoints: slices.Clone(c.legs)}, c.epoch
 }
 
 // nextTAP returns a TAP that the daemon of epoch does not have. When there is none, l is the connection from

@@ -19,6 +19,7 @@ import (
 	"github.com/usernet/usernet/cnm/fault"
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control"
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/tap"
 )
@@ -32,14 +33,14 @@ func TestFT02DaemonDies(t *testing.T) {
 	d := startDaemon(t, path, first)
 	c, sh := dialTest(t, path, Options{})
 	c.Started(4242)
+	leg1 := cnm.EndpointInfo{ID: "ep1", NetworkID: "n1", Config: cnm.EndpointConfig{Network: "back"}}
+	first.addEndpoint(leg1)
+	// The daemon dies in the middle of the connect: the interface is there, and nothing was said since.
 	f, _, err := first.last(t).ns.Plug(t.Context(), testLink("ep1", "eth1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	leg1 := cnm.EndpointInfo{ID: "ep1", NetworkID: "n1", Config: cnm.EndpointConfig{Network: "back"}}
-	first.setEndpoints(testConfig().ID, append(first.endpoints, leg1)...)
-	eventually(t, "the new leg", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.legs) == 2 })
 
 	d.kill()
 	waitState(t, c, control.Restarting)
@@ -155,7 +156,7 @@ func TestGoodbye(t *testing.T) {
 	c, _ := dialTest(t, path, Options{pauses: p, Start: func(context.Context) error { starts.Add(1); return nil }})
 	d.l.Close()
 	<-d.done
-	d.Shutdown("stopped")
+	d.Shutdown("stopped", true)
 	select {
 	case <-ctl.last(t).closed:
 		t.Error("the sandbox was freed")
@@ -185,6 +186,44 @@ func TestGoodbye(t *testing.T) {
 	if next.last(t).rejoin == nil {
 		t.Error("it did not rejoin")
 	}
+}
+
+// A daemon that ends by itself, because it was idle a moment before or cannot go on, is started again by the sandboxes it
+// had: nobody wanted it gone.
+func TestNoGoodbye(t *testing.T) {
+	path := socketPath(t)
+	d := startDaemon(t, path, &fakeController{})
+	next := &fakeController{}
+	c, _ := dialTest(t, path, Options{Start: func(context.Context) error { startDaemon(t, path, next); return nil }})
+	d.l.Close()
+	<-d.done
+	d.Shutdown("nobody uses it", false)
+	eventually(t, "another daemon", func() bool { return c.Status().Restarts == 1 && c.Status().State == control.Running })
+	if next.last(t).rejoin == nil {
+		t.Error("it did not rejoin")
+	}
+}
+
+// A sandbox that joins while the daemon ends hears of nothing, so nothing is kept for it: it joins the next daemon.
+func TestUnheardJoin(t *testing.T) {
+	ours, theirs, err := sys.Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl := &fakeController{}
+	s := NewServer(ctl, ServerOptions{})
+	s.closing = true
+	l, err := newLink(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss := newSessionOn(s, l, 1)
+	theirs.Close()
+	ss.handle(request{message: message{ID: 1, Kind: kindJoin, Body: encode(joinBody{Version, testConfig()})}})
+	close(l.queue)
+	ss.finish()
+	l.conn.Close()
+	wait(t, "the sandbox's end", ctl.last(t).closed)
 }
 
 // A daemon that lost the Network refuses; the sandbox lives on and asks again.

@@ -253,8 +253,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 func keeps(c *Client) (taps, links []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, l := range c.links {
-		links = append(links, l.EndpointID)
+	for _, l := range c.legs {
+		links = append(links, l.Link.EndpointID)
 	}
 	return slices.Sorted(maps.Keys(c.taps)), links
 }

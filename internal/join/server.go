@@ -36,7 +36,6 @@ type Controller interface {
 	Rejoin(ctx context.Context, s cnm.SandboxConfig, r cnm.Rejoin, ls []portfwd.Listener, ns cnm.Namespace) (Sandbox, error)
 	// Endpoints returns those of a sandbox, none when there is no such sandbox.
 	Endpoints(sandbox string) []cnm.EndpointInfo
-	Subscribe(f func(cnm.Event)) (cancel func())
 }
 
 // Sandbox is a *cnm.Sandbox.
@@ -93,13 +92,12 @@ type Server struct {
 	uid     int // of this process, and of whom it serves
 	log     *slog.Logger
 	changed func(int)
-	stop    func() // ends the subscription
 
 	// mu guards what follows; only changed is called while it is held.
 	mu       sync.Mutex
 	closing  bool
 	sessions map[*session]struct{}
-	names    map[string]*session // by the sandbox's id
+	names    map[string]*session // by the sandbox's id, of which there is one connection
 
 	wg sync.WaitGroup // of sessions
 }
@@ -112,12 +110,10 @@ func NewServer(c Controller, o ServerOptions) *Server {
 	if o.Changed == nil {
 		o.Changed = func(int) {}
 	}
-	s := &Server{
+	return &Server{
 		ctl: c, uid: os.Geteuid(), log: o.Log, changed: o.Changed,
 		sessions: make(map[*session]struct{}), names: make(map[string]*session),
 	}
-	s.stop = c.Subscribe(s.event)
-	return s
 }
 
 // Serve accepts connections until l is closed, which is no error.
@@ -183,7 +179,7 @@ func (s *Server) end(ss *session) {
 	s.changed(len(s.sessions))
 }
 
-// name says which sandbox a session is, so that events find it.
+// name says which sandbox a session is.
 func (s *Server) name(ss *session, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,21 +204,6 @@ func (s *Server) unnameLocked(ss *session) {
 	}
 }
 
-// event tells a session that its legs changed.
-func (s *Server) event(e cnm.Event) {
-	if e.Type != "network" || e.Action != "connect" && e.Action != "disconnect" {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ss := s.names[e.Attributes["container"]]; ss != nil {
-		select {
-		case ss.legs <- struct{}{}:
-		default: // it is told already
-		}
-	}
-}
-
 // ending reports whether sandboxes should outlive their connections.
 func (s *Server) ending() bool {
 	s.mu.Lock()
@@ -230,9 +211,10 @@ func (s *Server) ending() bool {
 	return s.closing
 }
 
-// Shutdown says goodbye to all shims, ends their connections and waits. Their sandboxes are not closed: they
-// rejoin the next daemon. The listener is the caller's to close first.
-func (s *Server) Shutdown(reason string) {
+// Shutdown ends the connections of all shims and waits. Their sandboxes are not closed: they rejoin the next daemon.
+// With told the daemon ends because somebody wants none: the shims hear a goodbye, and start no other. The listener is the
+// caller's to close first.
+func (s *Server) Shutdown(reason string, told bool) {
 	s.mu.Lock()
 	s.closing = true
 	all := make([]*session, 0, len(s.sessions))
@@ -240,10 +222,9 @@ func (s *Server) Shutdown(reason string) {
 		all = append(all, ss)
 	}
 	s.mu.Unlock()
-	s.stop()
 	var wg sync.WaitGroup
 	for _, ss := range all {
-		wg.Go(func() { ss.goodbye(reason) })
+		wg.Go(func() { ss.goodbye(reason, told) })
 	}
 	wg.Wait()
 	s.wg.Wait()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/portfwd"
 )
 
@@ -24,13 +25,12 @@ type session struct {
 	// ctx ends with the connection, and with it what the Controller does for it.
 	ctx    context.Context
 	cancel context.CancelFunc
-	legs   chan struct{} // holds one: the legs changed
 
 	id string // of the sandbox, set once by Server.name
 
 	// What follows is the handler's.
 	sandbox  Sandbox            // nil before it has joined and after it has left
-	answered bool               // the shim knows that it has joined
+	answered bool               // the shim knows that it is in the Networks
 	kept     []portfwd.Listener // what came before a rejoin
 }
 
@@ -46,7 +46,7 @@ func newSessionOn(s *Server, l *link, pid int) *session {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &session{
 		s: s, l: l, pid: pid, log: s.log.With("pid", pid),
-		ctx: ctx, cancel: cancel, legs: make(chan struct{}, 1),
+		ctx: ctx, cancel: cancel,
 	}
 }
 
@@ -60,17 +60,8 @@ func (ss *session) run() {
 	if err := ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout)); err != nil {
 		ss.l.fail(err)
 	}
-	for more := true; more; {
-		select {
-		case r, ok := <-ss.l.queue:
-			if more = ok; ok {
-				ss.handle(r)
-			}
-		case <-ss.legs:
-			if ss.answered {
-				ss.tellLegs()
-			}
-		}
+	for r := range ss.l.queue {
+		ss.handle(r)
 	}
 	wg.Wait()
 	ss.finish()
@@ -101,13 +92,16 @@ func (ss *session) handle(r request) {
 		return // nobody waits
 	}
 	v, err := ss.answer(&r)
-	if err := ss.l.reply(r.message, v, err); err != nil && !errors.Is(err, ErrGone) {
-		ss.l.fail(fmt.Errorf("answer %s: %w", r.Kind, err))
+	unheard := ss.l.reply(r.message, v, err)
+	if unheard != nil && !errors.Is(unheard, ErrGone) {
+		ss.l.fail(fmt.Errorf("answer %s: %w", r.Kind, unheard))
 	}
 	switch {
-	case err == nil && (r.Kind == kindJoin || r.Kind == kindRejoin):
+	case err == nil && r.Kind == kindJoin:
+		// One that did not hear that it joined joins the next daemon, not rejoins: nothing of it may be left.
+		ss.answered = unheard == nil
+	case err == nil && r.Kind == kindRejoin:
 		ss.answered = true
-		ss.tellLegsAfter(r.Kind)
 	case err != nil && ss.sandbox == nil && r.Kind != kindLeave:
 		// What could not join has nothing more to say.
 		ss.l.fail(err)
@@ -205,14 +199,14 @@ func (ss *session) join(r *request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(ss.ctx, joinTimeout)
 	defer cancel()
-	sandbox, joined, err := ss.s.ctl.Join(ctx, b.Config, &namespace{l: ss.l})
+	sandbox, joined, err := ss.s.ctl.Join(ctx, b.Config, &namespace{l: ss.l, legs: ss.legs})
 	if err != nil {
 		ss.s.unname(ss) // before the answer, after which it may try again
 		return nil, err
 	}
 	ss.sandbox = sandbox
 	ss.log.Info("sandbox joined")
-	return joinedBody{joined, legsOf(ss.s.ctl.Endpoints(ss.id))}, nil
+	return joinedBody{joined, ss.legs(joined.Links...)}, nil
 }
 
 func (ss *session) rejoin(r *request) error {
@@ -225,7 +219,7 @@ func (ss *session) rejoin(r *request) error {
 	}
 	ctx, cancel := context.WithTimeout(ss.ctx, joinTimeout)
 	defer cancel()
-	ss.sandbox, err = ss.s.ctl.Rejoin(ctx, b.Config, b.Rejoin, ss.kept, &namespace{l: ss.l})
+	ss.sandbox, err = ss.s.ctl.Rejoin(ctx, b.Config, b.Rejoin, ss.kept, &namespace{l: ss.l, legs: ss.legs})
 	if err != nil {
 		ss.s.unname(ss)
 		return err
@@ -251,7 +245,7 @@ func (ss *session) takeKept(r *request) error {
 	}
 	for i, f := range r.files {
 		p := b.Ports[i]
-		if err := boundSocket(f, p.Proto == portfwd.TCP); err != nil {
+		if err := boundSocket(f, p); err != nil {
 			return fmt.Errorf("take socket of %s: %w", p, err)
 		}
 		g, err := unpolled(f)
@@ -264,35 +258,30 @@ func (ss *session) takeKept(r *request) error {
 	return ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout))
 }
 
-// tellLegsAfter tells a sandbox that rejoined; one that joined has them with its answer.
-func (ss *session) tellLegsAfter(k kind) {
-	if k == kindRejoin {
-		ss.tellLegs()
-	}
-}
-
-// tellLegs tells the shim what its next daemon must know.
-func (ss *session) tellLegs() {
-	legs := legsOf(ss.s.ctl.Endpoints(ss.id))
-	if err := ss.l.notify(kindLegs, legs); err != nil && !errors.Is(err, ErrGone) {
-		ss.log.Warn("legs not told", "err", err)
-	}
-}
-
-func legsOf(eps []cnm.EndpointInfo) []leg {
-	legs := make([]leg, len(eps))
-	for i, e := range eps {
-		legs[i] = leg{e.ID, e.NetworkID, e.Config}
+// legs are Links with what else the next daemon must be told of them. The shim has it with each Link, so that a daemon
+// may die at any moment.
+func (ss *session) legs(links ...plumb.Link) []cnm.RejoinEndpoint {
+	known := ss.s.ctl.Endpoints(ss.id)
+	legs := make([]cnm.RejoinEndpoint, len(links))
+	for i, l := range links {
+		legs[i].Link = l
+		for _, e := range known {
+			if e.ID == l.EndpointID {
+				legs[i].NetworkID, legs[i].Config = e.NetworkID, e.Config
+			}
+		}
 	}
 	return legs
 }
 
-// goodbye ends the connection of a daemon that ends.
-func (ss *session) goodbye(reason string) {
-	timer := time.AfterFunc(goodbyeTimeout, func() { ss.l.conn.Close() })
-	defer timer.Stop()
-	if err := ss.l.notify(kindGoodbye, goodbyeBody{reason}); err != nil && !errors.Is(err, ErrGone) {
-		ss.log.Warn("goodbye not said", "err", err)
+// goodbye ends the connection of a daemon that ends, and says so when it was told to.
+func (ss *session) goodbye(reason string, told bool) {
+	if told {
+		timer := time.AfterFunc(goodbyeTimeout, func() { ss.l.conn.Close() })
+		defer timer.Stop()
+		if err := ss.l.notify(kindGoodbye, goodbyeBody{reason}); err != nil && !errors.Is(err, ErrGone) {
+			ss.log.Warn("goodbye not said", "err", err)
+		}
 	}
 	ss.l.fail(errors.New(reason))
 }
