@@ -213,9 +213,8 @@ func TestLU01OtherUser(t *testing.T) {
 	if _, _, err := c.join(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another user") {
 		t.Error("joined another user's daemon:", err)
 	}
-	d.mu.Lock()
-	d.uid++
-	d.mu.Unlock()
+	d.kill()
+	startDaemon(t, path, ctl, func(s *Server) { s.uid++ })
 	if _, _, err := Dial(t.Context(), path, testConfig(), Options{}); !errors.Is(err, ErrGone) {
 		t.Error("another user joined:", err)
 	}

@@ -42,7 +42,7 @@ type daemon struct {
 	done chan struct{}
 }
 
-func startDaemon(t testing.TB, path string, c *fakeController) *daemon {
+func startDaemon(t testing.TB, path string, c *fakeController, change ...func(*Server)) *daemon {
 	t.Helper()
 	os.Remove(path)
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
@@ -50,6 +50,9 @@ func startDaemon(t testing.TB, path string, c *fakeController) *daemon {
 		t.Fatal(err)
 	}
 	d := &daemon{Server: NewServer(c, ServerOptions{}), l: l, c: c, done: make(chan struct{})}
+	for _, f := range change {
+		f(d.Server)
+	}
 	go func() {
 		defer close(d.done)
 		if err := d.Serve(l); err != nil {
