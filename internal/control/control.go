@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/usernet/usernet/internal/datapath"
 )
@@ -26,6 +27,15 @@ type Config struct {
 	StateChanged func(State)
 	// Event, when not nil, is given the datapath's events. It must not block and not call the Control.
 	Event func(datapath.Event)
+
+	fallenGrace time.Duration // 0 means the usual one
+}
+
+func (c *Config) grace() time.Duration {
+	if c.fallenGrace > 0 {
+		return c.fallenGrace
+	}
+	return fallenGrace
 }
 
 // DNS says whom the Networks' resolvers ask for what they do not know.

@@ -24,6 +24,7 @@ type supervisor struct {
 	want want
 
 	restarts restarts
+	fallen   fallen
 	watching bool // both watchers have been started
 
 	upstreams chan []netip.AddrPort // the latest, from watchUpstreams
@@ -36,6 +37,7 @@ func newSupervisor(ctx context.Context, c *Control) *supervisor {
 		c: c, log: c.log, ctx: ctx, want: newWant(),
 		upstreams: make(chan []netip.AddrPort, 1),
 		changed:   make(chan struct{}, 1),
+		fallen:    newFallen(),
 	}
 	s.want.upstreams = c.cfg.DNS.Servers
 	return s
@@ -130,6 +132,10 @@ func (s *supervisor) serve() {
 		case <-s.changed:
 			s.log.Info("host addresses or routes changed")
 			s.tell(datapath.HostChanged())
+		case e := <-s.fallen.news:
+			s.fell(e)
+		case <-s.fallen.timer.C:
+			s.warnFallen()
 		}
 	}
 }
@@ -192,14 +198,6 @@ func (s *supervisor) stats(ctx context.Context, network string) (spec.Stats, err
 	return s.proc.Stats(ctx, network)
 }
 
-// event runs on the goroutine that reads the process's socket.
-func (s *supervisor) event(e datapath.Event) {
-	s.log.Warn("datapath event", "event", e.Kind, "network", e.Network, "endpoint", e.ID, "cause", e.Cause)
-	if s.c.cfg.Event != nil {
-		s.c.cfg.Event(e)
-	}
-}
-
 // retire makes sure that the process is gone.
 func (s *supervisor) retire() {
 	s.c.setProcess(0, s.c.Status().Hello)
@@ -212,6 +210,7 @@ func (s *supervisor) retire() {
 // end releases everything and makes the state final.
 func (s *supervisor) end() {
 	s.c.cancel()
+	s.fallen.timer.Stop()
 	if s.proc != nil {
 		if err := s.proc.Close(); err != nil {
 			s.log.Warn("close datapath", "err", err)
