@@ -122,11 +122,10 @@ func TestPodmanInside(t *testing.T) {
 	}
 }
 
-// A container without a network gets one, with a published port, and both end with the container.
-func TestPodmanAttach(t *testing.T) {
-	t.Parallel()
-	r := rig.Start(t)
-	image, options := busyboxImage(t), strings.Fields(storage(t, r))
+// podmanWith returns podman as a command with storage of the test's own and an image, bb, in it.
+func podmanWith(t *testing.T, r *rig.Rig, image string) func(t *testing.T, args ...string) string {
+	t.Helper()
+	options := strings.Fields(storage(t, r))
 	podman := func(t *testing.T, args ...string) string {
 		t.Helper()
 		// Not the test's context, which has ended when what is left is removed.
@@ -143,6 +142,14 @@ func TestPodmanAttach(t *testing.T) {
 	// It keeps a process that holds its user namespace.
 	t.Cleanup(func() { podman(t, "system", "migrate") })
 	podman(t, "import", image, "bb")
+	return podman
+}
+
+// A container without a network gets one, with a published port, and both end with the container.
+func TestPodmanAttach(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	podman := podmanWith(t, r, busyboxImage(t))
 	for _, end := range [][]string{{"stop", "web"}, {"kill", "web"}} {
 		t.Run(end[0], func(t *testing.T) {
 			// Busybox pings with raw sockets only.
@@ -167,5 +174,45 @@ func TestPodmanAttach(t *testing.T) {
 				t.Errorf("exit code %d", code)
 			}
 		})
+	}
+}
+
+// Containers of podman join a named network: they ping each other by name, one's published port is reached from
+// outside, and each leaves with its container.
+func TestPodmanJoined(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	d.Must(t, "usernet", "network", "create", "--ipv6", "backend")
+	podman := podmanWith(t, r, busyboxImage(t))
+	port, flag := publish(80, "tcp")
+	attached := map[string]*rig.Process{}
+	for name, flags := range map[string][]string{"c1": {"--publish", flag}, "c2": nil} {
+		podman(t, "run", "--detach", "--name", name, "--cgroups=disabled", "--network", "none", "--cap-add", "NET_RAW", "bb", "/bin/busybox", "sh", "-c", "exec "+httpd)
+		t.Cleanup(func() { podman(t, "rm", "--force", name) })
+		pid := podman(t, "inspect", "--format", "{{.State.Pid}}", name)
+		attached[name] = d.Usernet(t, slices.Concat([]string{"attach", "--network", "backend", "--name", name}, flags, []string{pid})...)
+	}
+	rig.WaitFor(t, podmanPatience, "both containers in the network", func() bool {
+		return d.Must(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "backend") == "2"
+	})
+	for from, to := range map[string]string{"c1": "c2", "c2": "c1"} {
+		if out := podman(t, "exec", from, "/bin/busybox", "ping", "-c", "1", to); !strings.Contains(out, "1 packets received") {
+			t.Errorf("%s pings %s:\n%s", from, to, out)
+		}
+	}
+	bothFamilies(t, func(t *testing.T, f family) { wantPage(t, r, f, port) })
+	if out := podman(t, "exec", "c2", "/bin/busybox", "wget", "-q", "-O", "-", "http://c1/"); out+"\n" != page {
+		t.Errorf("c2 gets %q from c1", out)
+	}
+	podman(t, "kill", "c1")
+	if code := attached["c1"].Exit(t); code != 0 {
+		t.Errorf("attach of c1: exit code %d", code)
+	}
+	if got := d.Must(t, "usernet", "network", "inspect", "-f", "{{range .Containers}}{{.Name}}{{end}}", "backend"); got != "c2" {
+		t.Errorf("in the network after the end of c1: %q", got)
+	}
+	if on := listenersOn(t, port); len(on) > 0 {
+		t.Errorf("the port is still open: %v", on)
 	}
 }
