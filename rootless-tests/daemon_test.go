@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,34 +84,18 @@ func TestDaemonComesBack(t *testing.T) {
 	d := r.NewDaemon(t)
 	d.Must(t, "usernet", "network", "create", "n")
 	a, _ := d.Run(t, "--name", "a", "--network", "n"), d.Run(t, "--name", "b", "--network", "n")
-	pid := daemonPID(t, d)
+	pid := d.OnDemand()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(daemonPID(t, d), syscall.SIGTERM) })
 	rig.WaitFor(t, 10*time.Second, "another daemon", func() bool {
-		p, err := readPID(d)
-		return err == nil && p != pid && alive(p)
+		p := d.OnDemand()
+		return p != 0 && p != pid
 	})
 	waitPing(t, a.Node, "b", 5*time.Second)
-}
-
-// daemonPID is the process that the daemon's lock names.
-func daemonPID(t *testing.T, d *rig.Daemon) int {
-	t.Helper()
-	pid, err := readPID(d)
-	if err != nil {
-		t.Fatal(err)
+	if got := d.Must(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n"); got != "2" {
+		t.Errorf("sandboxes in the network: %s", got)
 	}
-	return pid
-}
-
-func readPID(d *rig.Daemon) (int, error) {
-	b, err := os.ReadFile(filepath.Join(d.Runtime, "usernet", "daemon.pid"))
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
 // FT-12: after a reboot there is the state and no sandbox; nothing stale remains.

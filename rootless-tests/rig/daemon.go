@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,8 @@ type Daemon struct {
 	flags                  []string
 }
 
-// NewDaemon makes the directories and starts nothing: the first command that needs a daemon will.
+// NewDaemon makes the directories and starts nothing: the first command that needs a daemon will. What runs with
+// the test's end, because commands or sandboxes started it, is ended then.
 func (r *Rig) NewDaemon(t testing.TB, flags ...string) *Daemon {
 	t.Helper()
 	// Not t.TempDir, whose name may be too long for the address of a socket.
@@ -36,8 +38,50 @@ func (r *Rig) NewDaemon(t testing.TB, flags ...string) *Daemon {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		d.endOnDemand(t)
+		os.RemoveAll(dir)
+	})
 	return d
+}
+
+// OnDemand is the process of a daemon that a command or a sandbox started; 0 when there is none.
+func (d *Daemon) OnDemand() int {
+	b, err := os.ReadFile(filepath.Join(d.Runtime, "usernet", "daemon.pid"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	// The file outlives a daemon that was killed, and the number may be another process's by now.
+	if err != nil || !slices.Contains(commandLine(pid), "daemon") {
+		return 0
+	}
+	return pid
+}
+
+// endOnDemand ends the daemon that nobody waits for.
+func (d *Daemon) endOnDemand(t testing.TB) {
+	t.Helper()
+	pid := d.OnDemand()
+	if pid == 0 {
+		return
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("end daemon: %v", err)
+	}
+	// Not WaitFor, which gives up with the test's context.
+	tick, deadline := time.NewTicker(10*time.Millisecond), time.NewTimer(Patience)
+	defer tick.Stop()
+	defer deadline.Stop()
+	for d.OnDemand() == pid {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Errorf("the daemon, process %d, goes on after SIGTERM", pid)
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it is this test's
+			return
+		}
+	}
 }
 
 // Daemon starts one and waits until its API answers. It is ended with the test.
