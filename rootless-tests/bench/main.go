@@ -1,4 +1,5 @@
-// Command bench compares usernet with the kernel's loopback, a plain TCP relay, slirp4netns and pasta.
+// Command bench compares usernet with the kernel's loopback, a plain TCP relay, slirp4netns, pasta, and podman's own
+// rootless bridge.
 //
 //	bench [--quick] [--repeat N] [--mtu 1500,65520] [--subjects LIST] [--json FILE] [--plot FILE.svg] [--check]
 //	bench --from FILE [--plot FILE.svg] [--check]
@@ -9,16 +10,18 @@
 // turn, and each round measures one thing on all before the next thing. What disturbs the machine for a
 // minute then disturbs all alike, and ratios hold where figures do not.
 //
-// The process starts itself again three times, each with less:
+// The process starts itself again, each time with less:
 //
-//  1. As root (if it is) it installs what is missing, makes an ordinary user and lets it open /dev/net/tun.
-//  2. As that user, or as whoever started it, it builds the programs.
+//  1. As root (if it is) it installs what is missing, makes an ordinary user and lets it open /dev/net/tun; in a mount
+//     namespace it makes what podman needs.
+//  2. As that user, or as whoever started it, it has podman set up two containers on a network of podman's.
 //  3. In a user and network namespace of its own it makes a rig: loopback and a default route that leads
 //     nowhere, which pasta wants. Then it gives its capabilities up.
 //  4. There it measures, and hands the result back to the first one, which prints it.
 //
 // Every subject does what it does for an ordinary user, and no packet leaves the machine. Servers listen
-// on the rig's loopback, which containers reach at their gateway's address.
+// on the rig's loopback, which containers reach at their gateway's address, or in the other container of a network
+// (neighbours.go, podman.go). Last come a thousand networks and two thousand containers (scale.go, crowd.go).
 package main
 
 import (

@@ -31,3 +31,36 @@ func TestParseOptions(t *testing.T) {
 		}
 	}
 }
+
+// podman's containers, which take a second to set up, are only for what needs them.
+func TestWantsPodman(t *testing.T) {
+	for _, row := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, true},
+		{[]string{"--subjects", "usernet,pasta"}, false},
+		{[]string{"--only", "stream up"}, false},
+		{[]string{"--only", "stream up,names"}, true},
+	} {
+		if o, err := parseOptions(row.args); err != nil || o.wantsPodman() != row.want {
+			t.Errorf("%q: wants podman %v, %v", row.args, o.wantsPodman(), err)
+		}
+	}
+}
+
+// Whoever waits for containers is told the first thing that went wrong with them, not the last.
+func TestComplaints(t *testing.T) {
+	var c complaints
+	if err := c.err(); err != nil {
+		t.Errorf("nothing was complained of: %v", err)
+	}
+	for _, line := range []string{"first\n", "second\n"} {
+		if n, err := c.Write([]byte(line)); n != len(line) || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if err := c.err(); err == nil || err.Error() != "first" {
+		t.Errorf("complaint %v", err)
+	}
+}

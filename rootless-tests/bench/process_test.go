@@ -54,11 +54,11 @@ func TestProcessSees(t *testing.T) {
 
 // TestWaitForTellsOfDeath: a program that ends instead of becoming ready is not waited for.
 func TestWaitForTellsOfDeath(t *testing.T) {
-	p, err := launch(exec.Command("sh", "-c", "echo broken >&2; exit 1"))
+	p, err := launch(exec.Command("sh", "-c", "echo well; echo broken >&2; exit 1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.waitFor("sh", func() bool { return false }); err == nil || p.messages() != "broken" {
+	if err := p.waitFor("sh", func() bool { return false }); err == nil || p.messages() != "well\nbroken" || p.lastMessage() != "broken" {
 		t.Errorf("waitFor = %v, messages %q", err, p.messages())
 	}
 }

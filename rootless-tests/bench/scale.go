@@ -65,7 +65,7 @@ type scale struct {
 	started []*process
 	api     *client.Client
 	people  *crowd
-	base    float64 // bytes that its processes hold with nothing to do
+	base    held // with nothing to do
 }
 
 func (m *meter) scaleOf(run func(*scale) error) (err error) {
@@ -115,22 +115,28 @@ func (s *scale) start(cmd *exec.Cmd) (*process, error) {
 	return p, err
 }
 
-// memory is what daemon and datapath hold.
-func (s *scale) memory() (float64, error) {
+// held is the memory of the two processes, in bytes.
+type held struct{ daemon, datapath float64 }
+
+func (h held) sum() float64 { return h.daemon + h.datapath }
+
+// memory is what they hold.
+func (s *scale) memory() (h held, err error) {
 	datapath, err := s.daemon.datapath()
 	if err != nil {
-		return 0, err
+		return h, err
 	}
-	return residentBytes([]int{s.daemon.process.pid(), datapath})
+	if h.daemon, err = residentBytes([]int{s.daemon.process.pid()}); err != nil {
+		return h, err
+	}
+	h.datapath, err = residentBytes([]int{datapath})
+	return h, err
 }
 
-// addMemory records what they hold beyond the base.
-func (s *scale) addMemory(m report.Measure) error {
-	now, err := s.memory()
-	if err == nil {
-		s.add(m, (now-s.base)/mebi)
-	}
-	return err
+// addMemory records what they hold beyond the base, together and the datapath.
+func (s *scale) addMemory(now held, both, datapath report.Measure) {
+	s.add(both, (now.sum()-s.base.sum())/mebi)
+	s.add(datapath, (now.datapath-s.base.datapath)/mebi)
 }
 
 func (s *scale) add(m report.Measure, v float64) { s.meter.result.Add(report.Usernet, 0, m, v) }
@@ -170,7 +176,12 @@ func (s *scale) networks() error {
 		}
 	}
 	s.add(report.NetworksJoin, time.Since(start).Seconds())
-	if err := errors.Join(s.addMemory(report.NetworksMemory), s.list(ctx), s.restart(ctx), s.people.leave()); err != nil {
+	now, err := s.memory()
+	if err != nil {
+		return err
+	}
+	s.addMemory(now, report.NetworksMemory, report.NetworksMoving)
+	if err := errors.Join(s.list(ctx), s.restart(ctx), s.people.leave()); err != nil {
 		return err
 	}
 	for i := range report.Networks {
@@ -223,20 +234,20 @@ func (s *scale) restart(ctx context.Context) error {
 
 // left measures memory when everything is gone and what is to be given back has been: the least within a while.
 func (s *scale) left() error {
-	least := 0.0
+	var least held
 	for end := time.Now().Add(freed); time.Now().Before(end); time.Sleep(settle) {
 		now, err := s.memory()
 		if err != nil {
 			return err
 		}
-		if least == 0 || now < least {
+		if least == (held{}) || now.sum() < least.sum() {
 			least = now
 		}
-		if least <= s.base {
+		if least.sum() <= s.base.sum() {
 			break
 		}
 	}
-	s.add(report.NetworksLeft, (least-s.base)/mebi)
+	s.addMemory(least, report.NetworksLeft, report.NetworksStay)
 	return nil
 }
 
@@ -255,5 +266,9 @@ func (s *scale) crowd() error {
 		ms = append(ms, float64(wait)/float64(time.Millisecond))
 	}
 	s.add(report.CrowdAttach, stats.Quantile(ms[len(ms)-lastOnes:], 0.99))
-	return s.addMemory(report.CrowdMemory)
+	now, err := s.memory()
+	if err == nil {
+		s.addMemory(now, report.CrowdMemory, report.CrowdMoving)
+	}
+	return err
 }

@@ -48,11 +48,14 @@ const (
 	NetworksCreate  Measure = "networks_create"
 	NetworksJoin    Measure = "networks_join"
 	NetworksMemory  Measure = "networks_memory"
+	NetworksMoving  Measure = "networks_memory_datapath"
 	NetworksList    Measure = "networks_list_p99"
 	NetworksRestart Measure = "networks_restart"
 	NetworksLeft    Measure = "networks_left"
+	NetworksStay    Measure = "networks_left_datapath"
 	CrowdAttach     Measure = "crowd_attach_p99"
 	CrowdMemory     Measure = "crowd_memory"
+	CrowdMoving     Measure = "crowd_memory_datapath"
 )
 
 // Better says which way is up.
@@ -131,11 +134,14 @@ var ScaleDefinitions = []Definition{
 	{NetworksCreate, "1000 networks: create", "s", Lower, false, false},
 	{NetworksJoin, "1000 networks: 2 containers join each", "s", Lower, false, false},
 	{NetworksMemory, "1000 networks: memory, with the containers", "MiB", Lower, false, false},
+	{NetworksMoving, "1000 networks: of that, in the datapath", "MiB", Lower, false, false},
 	{NetworksList, "1000 networks: list p99", "ms", Lower, false, false},
 	{NetworksRestart, "1000 networks: daemon killed, containers back", "s", Lower, false, false},
 	{NetworksLeft, "1000 networks: memory when all are gone", "MiB", Lower, false, false},
+	{NetworksStay, "1000 networks: of that, in the datapath", "MiB", Lower, false, false},
 	{CrowdAttach, "2000 containers on one network: attach p99", "ms", Lower, false, false},
 	{CrowdMemory, "2000 containers on one network: memory", "MiB", Lower, false, false},
+	{CrowdMoving, "2000 containers: of that, in the datapath", "MiB", Lower, false, false},
 }
 
 func definition(m Measure) Definition {
