@@ -3,8 +3,6 @@ package api
 import (
 	"net/http"
 	"strconv"
-	"strings"
-	"unicode"
 
 	"github.com/moby/moby/api/types/network"
 
@@ -63,29 +61,11 @@ func (s *server) networkCreate(w http.ResponseWriter, r *http.Request) error {
 	if versionOf(r.Context()) < versionEnableIPv4 {
 		req.EnableIPv4 = nil
 	}
-	if err := checkName(req.Name); err != nil {
-		return err
-	}
 	resp, err := s.b.NetworkCreate(r.Context(), req)
 	if err != nil {
 		return err
 	}
 	answer(w, http.StatusCreated, resp)
-	return nil
-}
-
-// maxName is how long a network's name may be, in bytes.
-const maxName = 255
-
-// checkName refuses names that could not be asked for again, or that a terminal or a file system would take for
-// something else (LU-07). That an empty one is none, the Backend says.
-func checkName(name string) error {
-	switch {
-	case len(name) > maxName:
-		return fault.New(fault.Invalid, "invalid name: %d bytes are more than %d", len(name), maxName)
-	case name == "." || name == ".." || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl):
-		return fault.New(fault.Invalid, `invalid name: %q: a name has no slash, backslash or control character, and is not "." or ".."`, name)
-	}
 	return nil
 }
 

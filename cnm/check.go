@@ -3,6 +3,8 @@ package cnm
 import (
 	"encoding/hex"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/usernet/usernet/cnm/fault"
 )
@@ -12,6 +14,23 @@ import (
 
 // maxWord bounds a name, in bytes: that of a DNS name.
 const maxWord = 253
+
+// maxNetworkName bounds a Network's name in bytes.
+const maxNetworkName = 255
+
+// checkNetworkName refuses names that could not be asked for again in a path of the API, or that a terminal or a file
+// system would take for something else (LU-07).
+func checkNetworkName(name string) error {
+	switch {
+	case strings.TrimSpace(name) == "":
+		return fault.New(fault.Invalid, "invalid name: name is empty")
+	case len(name) > maxNetworkName:
+		return fault.New(fault.Invalid, "invalid name: %d bytes are more than %d", len(name), maxNetworkName)
+	case name == "." || name == ".." || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
+		return fault.New(fault.Invalid, `invalid name: %q: a name has no slash, backslash or control character, and is not "." or ".."`, name)
+	}
+	return nil
+}
 
 // check refuses a sandbox's configuration that could not be written down.
 func (s *SandboxConfig) check() error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 
 	"github.com/usernet/usernet/cnm/driver"
 	"github.com/usernet/usernet/cnm/fault"
@@ -43,10 +42,10 @@ func (c *Controller) newNetwork(id string, conf NetworkConfig) *network {
 // complete checks a request and fills in what it leaves out.
 func (c *Controller) complete(conf NetworkConfig) (NetworkConfig, error) {
 	conf.Options, conf.Labels = maps.Clone(conf.Options), maps.Clone(conf.Labels)
-	if strings.TrimSpace(conf.Name) == "" {
-		return conf, fault.New(fault.Invalid, "invalid name: name is empty")
+	err := checkNetworkName(conf.Name)
+	if err != nil {
+		return conf, err
 	}
-	var err error
 	if conf.ConfigFrom != "" {
 		if conf, err = c.inherit(conf); err != nil {
 			return conf, err

@@ -123,6 +123,28 @@ func TestCreateRefused(t *testing.T) {
 	}
 }
 
+// TestLU07NetworkNames: names that nothing should be called by are refused by whoever asks, and change nothing. That a
+// warning of the driver's reaches who creates is shown with them.
+func TestLU07NetworkNames(t *testing.T) {
+	r := newRig(t)
+	for name, ok := range map[string]bool{
+		"../../x": false, "a/b": false, `a\b`: false, "..": false, ".": false, "a\nb": false, "a\x00b": false, "a\u0085b": false,
+		"a\xffb": false, strings.Repeat("x", 256): false, "": false, "  ": false,
+		"web": true, "my net": true, "a.b-c_d": true, "%2e%2e": true, "réseau": true, "...": true,
+	} {
+		_, warning, err := r.c.Create(context.Background(), NetworkConfig{
+			Name: name, Options: map[string]string{"com.docker.network.bridge.trusted_host_interfaces": "eth0"},
+		})
+		switch {
+		case ok && (err != nil || !strings.Contains(warning, "has no effect")):
+			t.Errorf("%q: %v, warning %q", name, err, warning)
+		case !ok && (fault.KindOf(err) != fault.Invalid || !strings.HasPrefix(err.Error(), "invalid name: ")):
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	r.check()
+}
+
 // TestConfigFrom: settings come from the one that only holds them, which stays while it is needed.
 func TestConfigFrom(t *testing.T) {
 	r := newRig(t)
