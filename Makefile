@@ -28,7 +28,7 @@ help: ## list the targets
 build: ## build bin/usernet, a static binary
 	$(GO) build -trimpath -buildvcs=$(VCS) -o bin/usernet ./cmd/usernet
 
-install: build ## install binary, manual pages and completions below PREFIX=/usr/local
+install: build ## install binary, manual pages, completions and systemd user units below PREFIX=/usr/local
 	install -D -m 755 bin/usernet $(DESTDIR)$(PREFIX)/bin/usernet
 	rm -rf bin/man && bin/usernet gen-man bin/man
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
