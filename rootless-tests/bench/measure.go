@@ -163,8 +163,8 @@ func progress(what string) {
 // kernel's share, sockets on the host and in the container, is the same for all and not counted.
 func (m *meter) measureIdle() {
 	for _, subject := range m.subjects {
-		if subject == report.Kernel {
-			continue // it has no process
+		if subject == report.Kernel || subject == report.Podman {
+			continue // they have no process
 		}
 		progress(idleStep + ": " + string(subject))
 		if err := m.idleOf(subject); err != nil {

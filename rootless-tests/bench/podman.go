@@ -50,7 +50,9 @@ type podmanHost struct {
 // startPodman sets the two containers up. What is left of a failure is removed by stop.
 func startPodman(dir string) (*podmanHost, error) {
 	p := &podmanHost{dir: filepath.Join(dir, "podman")}
-	p.flags = []string{"--root", p.dir + "/root", "--runroot", p.dir + "/run", "--tmpdir", p.dir + "/tmp", "--storage-driver", "vfs",
+	// In tmpdir is which process holds the user namespace, to the last.
+	tmpdir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman")
+	p.flags = []string{"--root", p.dir + "/root", "--runroot", p.dir + "/run", "--tmpdir", tmpdir, "--storage-driver", "vfs",
 		"--cgroup-manager", "cgroupfs", "--network-backend", "netavark", "--events-backend", "none", "--log-level", "error"}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return p, err
