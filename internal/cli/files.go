@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/dnsproxy/resolvconf"
+	"github.com/usernet/usernet/internal/hostsfile"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -55,17 +59,18 @@ func (o *runOptions) resolvConf(p *plan) (string, error) {
 	case servers != nil:
 		rc.Nameservers = servers
 	case o.network == shim.NetworkNone:
-		rc = rc.WithoutLoopback()
+		// Those that only the host itself reaches.
+		rc.Nameservers = slices.DeleteFunc(rc.Nameservers, func(a netip.Addr) bool { return a.IsLoopback() || a.IsUnspecified() })
 	}
 	rc.Search = o.searchList(rc)
 	if o.options != nil {
 		rc.Options = o.options
 	}
-	return rc.String(), nil
+	return string(rc.Format()), nil
 }
 
 // searchList is that of --dns-search, else the host's.
-func (o *netOptions) searchList(host shim.Resolv) []string {
+func (o *netOptions) searchList(host resolvconf.Config) []string {
 	if o.search == nil {
 		return host.Search
 	}
@@ -79,16 +84,18 @@ func (o *netOptions) searchList(host shim.Resolv) []string {
 }
 
 // hostResolv reads the host's resolv.conf. A host without one has nothing to say.
-func hostResolv() (shim.Resolv, error) {
-	f, err := os.Open("/etc/resolv.conf")
-	if os.IsNotExist(err) {
-		return shim.Resolv{}, nil
+func hostResolv() (resolvconf.Config, error) {
+	b, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !os.IsNotExist(err) {
+		return resolvconf.Config{}, err
 	}
-	if err != nil {
-		return shim.Resolv{}, err
-	}
-	defer f.Close()
-	return shim.ParseResolv(f)
+	return resolvconf.Parse(b, func(name string) (int, bool) {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			return 0, false
+		}
+		return i.Index, true
+	}), nil
 }
 
 // hostsFile is the sandbox's /etc/hosts.
@@ -102,23 +109,20 @@ func (o *runOptions) hostsFile(p *plan, hostname string) (string, error) {
 		if err != nil && !os.IsNotExist(err) {
 			return "", err
 		}
-		var s strings.Builder
-		s.Write(b)
 		if len(b) > 0 && b[len(b)-1] != '\n' {
-			s.WriteByte('\n')
+			b = append(b, '\n')
 		}
-		shim.AppendHosts(&s, extra)
-		return s.String(), nil
+		return string(b) + hostsfile.Lines(extra), nil
 	}
 	own := ownNames(hostname, o.name)
 	if o.network == shim.NetworkNone {
 		// No address but lo's; a program that looks its own host name up finds one.
-		return shim.HostsFile(append(extra, shim.Host{Addr: netip.AddrFrom4([4]byte{127, 0, 1, 1}), Names: own})), nil
+		return hostsfile.Format(append(extra, hostsfile.Line{Addr: netip.AddrFrom4([4]byte{127, 0, 1, 1}), Names: own})), nil
 	}
 	for _, a := range p.endpoint.Addrs {
-		extra = append(extra, shim.Host{Addr: a, Names: own})
+		extra = append(extra, hostsfile.Line{Addr: a, Names: own})
 	}
-	return shim.HostsFile(extra), nil
+	return hostsfile.Format(extra), nil
 }
 
 // ownNames are the names of the sandbox, the full one first, as hosts(5) wants it.
@@ -128,7 +132,7 @@ func ownNames(hostname, name string) []string {
 }
 
 // extraHosts are the lines of --add-host.
-func (o *netOptions) extraHosts(p *plan) (hs []shim.Host, err error) {
+func (o *netOptions) extraHosts(p *plan) (hs []hostsfile.Line, err error) {
 	for _, h := range o.hosts {
 		a := h.addr
 		if h.gateway {
@@ -136,7 +140,7 @@ func (o *netOptions) extraHosts(p *plan) (hs []shim.Host, err error) {
 				return nil, err
 			}
 		}
-		hs = append(hs, shim.Host{Addr: a, Names: []string{h.name}})
+		hs = append(hs, hostsfile.Line{Addr: a, Names: []string{h.name}})
 	}
 	return hs, nil
 }

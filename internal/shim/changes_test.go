@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -77,9 +78,9 @@ var secondLink = plumb.Link{
 
 // by leads everything through a device.
 func by(dev, gw4, gw6 string) *plumb.Routes {
-	r := plumb.Routes{Default4: plumb.Hop{Dev: dev, Addr: addrs(gw4)[0]}, Resolver: plumb.Hop{Dev: dev, MAC: l2.MAC{2, 1, 1, 1, 1, 1}}}
+	r := plumb.Routes{Default4: plumb.Hop{Dev: dev, Addr: netip.MustParseAddr(gw4)}, Resolver: plumb.Hop{Dev: dev, MAC: l2.MAC{2, 1, 1, 1, 1, 1}}}
 	if gw6 != "" {
-		r.Default6 = plumb.Hop{Dev: dev, Addr: addrs(gw6)[0]}
+		r.Default6 = plumb.Hop{Dev: dev, Addr: netip.MustParseAddr(gw6)}
 	}
 	return &r
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -185,8 +186,8 @@ var testLink = plumb.Link{
 }
 
 var testRoutes = plumb.Routes{
-	Default4: plumb.Hop{Dev: "eth0", Addr: addrs("10.0.2.2")[0]},
-	Default6: plumb.Hop{Dev: "eth0", Addr: addrs("fd00::2")[0]},
+	Default4: plumb.Hop{Dev: "eth0", Addr: netip.MustParseAddr("10.0.2.2")},
+	Default6: plumb.Hop{Dev: "eth0", Addr: netip.MustParseAddr("fd00::2")},
 }
 
 // shellMain runs a job as an interactive shell does: in the foreground, and says when it stops. A line
