@@ -9,11 +9,14 @@ import (
 	"github.com/usernet/usernet/internal/shim"
 )
 
+// noSuchContainer is Docker's text.
+const noSuchContainer = "No such container"
+
 // share makes the sandbox one more in the network of another, which ref names.
 func (s *session) share(ctx context.Context, ref string, cfg *shim.Config) error {
 	donor, err := findSandbox(ctx, ref)
 	if errors.Is(err, registry.ErrNotFound) {
-		return fmt.Errorf("No such container: %s; usernet ps shows which there are", ref)
+		return fmt.Errorf("%s: %s; usernet ps shows which there are", noSuchContainer, ref)
 	}
 	if err != nil {
 		return err

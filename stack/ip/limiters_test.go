@@ -42,7 +42,7 @@ func TestLimitersBounded(t *testing.T) {
 			t.Fatalf("%d limits, at most %d wanted", len(l.each), limitersMax)
 		}
 	}
-	if l.of(m) != l.of(m) {
+	if first := l.of(m); l.of(m) != first {
 		t.Error("a container has two limits")
 	}
 }
