@@ -41,10 +41,16 @@ var paced atomic.Uint32
 // queues behind it. It also keeps senders within the queue of the TAP.
 func pace(t testing.TB, link *rig.PacketSocket, gateway l2.MAC) {
 	t.Helper()
+	paceIn(t, link, gateway, rig.SandboxAddr4, rig.Gateway4)
+}
+
+// paceIn is pace in a network where a sandbox and its gateway have other addresses.
+func paceIn(t testing.TB, link *rig.PacketSocket, gateway l2.MAC, own, to netip.Addr) {
+	t.Helper()
 	n := paced.Add(1)
 	want := string(binary.BigEndian.AppendUint32([]byte("pace"), n))
 	for range 10 {
-		link.SendPacket(t, gateway, packettest.Echo(rig.SandboxAddr4, rig.Gateway4, 0x7ace, uint16(n), []byte(want)))
+		link.SendPacket(t, gateway, packettest.Echo(own, to, 0x7ace, uint16(n), []byte(want)))
 		_, _, err := link.Receive(rig.Patience/20, func(d packettest.Decoded) bool {
 			return d.Proto == packettest.ProtoICMP && d.Kind == 0 && string(d.Payload) == want
 		})
