@@ -297,7 +297,7 @@ func TestEvents(t *testing.T) {
 	want := []string{
 		"network create n1", "container create c1", "network connect n1 " + short, "container start c1",
 		"network connect bridge " + short, "network disconnect bridge " + short,
-		"network disconnect n1 " + short, "container die c1", "container destroy c1", "network destroy n1",
+		"container die c1", "network disconnect n1 " + short, "container destroy c1", "network destroy n1",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -58,6 +58,10 @@ func (sb *Sandbox) rejoin(r Rejoin, ls []portfwd.Listener) error {
 		c.ports.adopt(ls)
 		sb.setPorts(specsOf(ls), ls)
 		sb.told.keep, sb.told.kept = true, specsOf(ls)
+	} else if err := sb.placePorts(); err != nil {
+		// The last daemon died before its shim had the sockets, and somebody was quicker. Its legs are worth more.
+		c.log.Warn("ports not published again", "container", sb.conf.Name, "err", err)
+		sb.setPorts(nil, nil)
 	}
 	if r.PID != 0 {
 		close(sb.started)

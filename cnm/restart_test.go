@@ -3,6 +3,7 @@ package cnm
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -172,6 +173,40 @@ func TestJoinAgain(t *testing.T) {
 	}
 	r.settled()
 	r.check(b)
+}
+
+// TestRejoinPortTaken: a port that was not kept and that somebody else took meanwhile costs the port, not the legs; and
+// that a sandbox was there all along is no news.
+func TestRejoinPortTaken(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	s := sandboxConf("c1", "n1")
+	thief, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(thief.Addr().(*net.TCPAddr).Port)
+	thief.Close()
+	s.Publish = []portfwd.Spec{local(port, 80)}
+	b := r.run(s)
+	r.settled()
+	r.restart()
+	if thief, err = net.Listen("tcp", thief.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	var heard []string
+	defer r.c.Subscribe(func(e Event) { heard = append(heard, e.Action) })()
+	next, err := r.rejoin(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.settled()
+	if len(next.Ports()) != 0 || len(heard) != 0 {
+		t.Errorf("ports %v, events %v", next.Ports(), heard)
+	}
+	r.connect("c1", "bridge") // nothing stands in the way of what comes
+	r.check(next)
 }
 
 // TestRejoinHostile: of a leg whose lease is lost the shim's word is all there is. It is taken only for what could have

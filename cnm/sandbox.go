@@ -221,7 +221,9 @@ func (sb *Sandbox) Attach(endpointID string, dev *os.File, info tap.Info) error 
 	}
 	sb.c.tellRelated(sb)
 	sb.c.later(sb)
-	sb.c.tellNetwork("connect", ep.net, sb.conf.ID)
+	if !sb.isStarted() { // else it was connected all along, and another daemon told of it
+		sb.c.tellNetwork("connect", ep.net, sb.conf.ID)
+	}
 	return nil
 }
 
@@ -270,13 +272,6 @@ func (sb *Sandbox) Stats(ctx context.Context) (spec.Stats, error) {
 	return sum, nil
 }
 
-// Signal sends a signal to the sandbox's command.
-func (sb *Sandbox) Signal(ctx context.Context, signal int) error {
-	ctx, cancel := sb.asking(ctx)
-	defer cancel()
-	return sb.ns.Signal(ctx, signal)
-}
-
 // patience is how long a shim may take for one change of its namespaces. One that needs longer is dead or
 // stopped; its own connection decides which, not we.
 const patience = 10 * time.Second
@@ -314,6 +309,9 @@ func (sb *Sandbox) Close() error {
 	for _, ep := range endpoints {
 		c.unwire(ep)
 	}
+	if was == joined {
+		c.tellSandbox("die", &sb.conf)
+	}
 	for _, ep := range endpoints {
 		c.removeEndpoint(ep)
 		if was == joined {
@@ -325,7 +323,6 @@ func (sb *Sandbox) Close() error {
 	c.mu.Unlock()
 	c.tellRelated(sb)
 	if was == joined {
-		c.tellSandbox("die", &sb.conf)
 		c.tellSandbox("destroy", &sb.conf)
 	}
 	return nil

@@ -46,6 +46,4 @@ type Namespace interface {
 	SetFiles(ctx context.Context, files []plumb.File) error
 	// Keep gives the shim duplicates of sockets to keep, in place of earlier ones: they survive this daemon.
 	Keep(ctx context.Context, ls []portfwd.Listener) error
-	// Signal sends a signal to the sandbox's command; 9 ends the sandbox.
-	Signal(ctx context.Context, signal int) error
 }

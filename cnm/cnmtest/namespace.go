@@ -19,13 +19,12 @@ type Namespace struct {
 	// Fail, when not nil, is asked before each call, by the name of its method, and may refuse it.
 	Fail func(method string) error
 
-	mu      sync.Mutex
-	links   map[string]plumb.Link
-	routes  plumb.Routes
-	files   map[string]string
-	kept    []portfwd.Spec
-	signals []int
-	hangs   bool
+	mu     sync.Mutex
+	links  map[string]plumb.Link
+	routes plumb.Routes
+	files  map[string]string
+	kept   []portfwd.Spec
+	hangs  bool
 }
 
 // NewNamespace makes one that knows nothing yet.
@@ -102,13 +101,6 @@ func (n *Namespace) Kept() []portfwd.Spec {
 	return slices.Clone(n.kept)
 }
 
-// Signals are those it got.
-func (n *Namespace) Signals() []int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clone(n.signals)
-}
-
 func (n *Namespace) Plug(ctx context.Context, l plumb.Link) (dev *os.File, info tap.Info, err error) {
 	err = n.do(ctx, "Plug", func() error {
 		for _, o := range n.links {
@@ -169,13 +161,6 @@ func (n *Namespace) Keep(ctx context.Context, ls []portfwd.Listener) error {
 		for _, l := range ls {
 			n.kept = append(n.kept, l.Spec)
 		}
-		return nil
-	})
-}
-
-func (n *Namespace) Signal(ctx context.Context, signal int) error {
-	return n.do(ctx, "Signal", func() error {
-		n.signals = append(n.signals, signal)
 		return nil
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/cnm/plumb"
@@ -86,15 +85,6 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 			err = s.change(shim.Change{Files: b.Files})
 		}
 		return nil, nil, err
-	case kindSignal:
-		b, err := body[signalBody](r.message)
-		if err == nil && (b.Signal < 1 || b.Signal > maxSignal) {
-			err = fmt.Errorf("invalid signal: %d", b.Signal)
-		}
-		if err == nil {
-			err = s.change(shim.Change{Signal: syscall.Signal(b.Signal)})
-		}
-		return nil, nil, err
 	case kindKeep:
 		return nil, nil, s.c.keep(r)
 	case kindGoodbye:
@@ -107,8 +97,6 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 	}
 	return nil, nil, fmt.Errorf("unknown request %q", r.Kind)
 }
-
-const maxSignal = 64 // SIGRTMAX
 
 // change has the shim make a change, which has the time of a request.
 func (s *clientSession) change(ch shim.Change) error {

@@ -12,7 +12,7 @@
 //	attach {endpoint, info} + TAP         ──►        Sandbox.Attach
 //	started {pid}                         ──►        Sandbox.Started
 //	            ◄── keep {ports} + sockets           the shim's copy of what was bound
-//	            ◄── plug {leg}, unplug, routes, files, signal      changes while it runs
+//	            ◄── plug {leg}, unplug, routes, files      changes while it runs
 //	publish, unpublish, ports, stats      ──►        for usernet port and usernet inspect
 //	leave                                 ──►        Sandbox.Close; then the connection ends
 //

@@ -231,7 +231,6 @@ func FuzzClient(f *testing.F) {
 		{ID: 3, Kind: kindRoutes, Body: encode(plumb.Routes{Default4: plumb.Hop{Dev: "eth0"}})},
 		{ID: 4, Kind: kindFiles, Body: encode(filesBody{[]plumb.File{{Path: "/etc/hosts"}}})},
 		{ID: 5, Kind: kindKeep, Body: encode(socketsBody{First: true, Last: true})},
-		{ID: 6, Kind: kindSignal, Body: encode(signalBody{15})},
 		{Kind: kindGoodbye}, {ID: 1, Kind: kindReply, Body: encode(joinedBody{})},
 	} {
 		f.Add([]byte(encode(m)), []byte(encode(message{ID: 9, Kind: kindPorts})))

@@ -49,18 +49,14 @@ func TestJoin(t *testing.T) {
 		sb.ns.SetRoutes(t.Context(), plumb.Routes{Default4: plumb.Hop{Dev: "eth1"}}),
 		sb.ns.SetFiles(t.Context(), []plumb.File{{Path: "/etc/hosts"}}),
 		sb.ns.SetFiles(t.Context(), nil),
-		sb.ns.Signal(t.Context(), 15),
 		sb.ns.Unplug(t.Context(), "ep1"),
 	} {
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	if got := sh.did(); got != "plug eth1, routes eth1, file /etc/hosts, signal 15, unplug ep1" {
+	if got := sh.did(); got != "plug eth1, routes eth1, file /etc/hosts, unplug ep1" {
 		t.Error("changes:", got)
-	}
-	if err := sb.ns.Signal(t.Context(), 65); err == nil {
-		t.Error("signal 65 was sent")
 	}
 
 	p := portfwd.Spec{Proto: portfwd.TCP, HostPort: 8080, Port: 80}

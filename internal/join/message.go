@@ -58,8 +58,7 @@ const (
 	kindUnplug  kind = "unplug"
 	kindRoutes  kind = "routes"
 	kindFiles   kind = "files"
-	kindKeep    kind = "keep" // with sockets
-	kindSignal  kind = "signal"
+	kindKeep    kind = "keep"    // with sockets
 	kindGoodbye kind = "goodbye" // not answered
 
 	// Of both.
@@ -105,7 +104,6 @@ type (
 	portsBody   struct{ Ports []portfwd.Spec }
 	idBody      struct{ Endpoint string }
 	filesBody   struct{ Files []plumb.File }
-	signalBody  struct{ Signal int }
 	pluggedBody struct {
 		Info tap.Info `json:"info"`
 	}

@@ -60,11 +60,6 @@ func (n *namespace) SetFiles(ctx context.Context, files []plumb.File) error {
 	return n.ask(ctx, kindFiles, filesBody{files})
 }
 
-// Signal implements cnm.Namespace.
-func (n *namespace) Signal(ctx context.Context, signal int) error {
-	return n.ask(ctx, kindSignal, signalBody{signal})
-}
-
 // Keep implements cnm.Namespace. What the shim had stays until the last part has come.
 func (n *namespace) Keep(ctx context.Context, ls []portfwd.Listener) error {
 	n.keeping.Lock()

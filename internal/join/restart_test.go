@@ -98,7 +98,7 @@ func TestFT02DaemonDies(t *testing.T) {
 	if st := c.Status(); st.Restarts != 1 {
 		t.Errorf("status %+v", st)
 	}
-	if err := sb.ns.Signal(t.Context(), 15); err != nil {
+	if err := sb.ns.Unplug(t.Context(), "ep1"); err != nil {
 		t.Error(err)
 	}
 }
@@ -252,7 +252,7 @@ func TestRefusedRejoin(t *testing.T) {
 	good := &fakeController{}
 	startDaemon(t, path, good)
 	waitState(t, c, control.Running)
-	if err := good.last(t).ns.Signal(t.Context(), 9); err != nil || sh.did() != "signal 9" {
+	if err := good.last(t).ns.SetFiles(t.Context(), []plumb.File{{Path: "/etc/hosts"}}); err != nil || sh.did() != "file /etc/hosts" {
 		t.Error(err, sh.did())
 	}
 }

@@ -1,7 +1,6 @@
 package join
 
 import (
-	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -140,8 +139,6 @@ func (s *fakeShim) make(ch shim.Change) error {
 		what = "routes " + ch.Routes.Default4.Dev
 	case ch.Files != nil:
 		what = "file " + ch.Files[0].Path
-	default:
-		what = fmt.Sprint("signal ", int(ch.Signal))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
