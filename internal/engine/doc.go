@@ -13,7 +13,7 @@
 // its daemon and has not come back yet; it is shown by its Entry. The Networks none and host have no Endpoints in the
 // Controller, so their containers are those whose mode says so.
 //
-// Nothing is kept here but the latest events. What is asked is looked up when it is asked, so nothing here can be stale.
+// Nothing is kept here but the latest events, and while somebody reads those, who was there last (unmanaged.go). What is asked is looked up when it is asked, so nothing here can be stale.
 //
 // # Signals
 //

@@ -59,6 +59,8 @@ type Engine struct {
 	now    func() time.Time
 	events *eventLog
 	stop   func() // of the subscription
+
+	unmanaged unmanaged
 }
 
 var _ api.Backend = (*Engine)(nil)
@@ -69,6 +71,7 @@ func New(c Controller, reg Registry, o Options) *Engine {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
+	e.unmanaged.ctx, e.unmanaged.cancel = context.WithCancel(context.Background())
 	e.stop = c.Subscribe(func(ev cnm.Event) { e.events.add(message(ev)) })
 	return e
 }
@@ -76,5 +79,6 @@ func New(c Controller, reg Registry, o Options) *Engine {
 // Close ends the streams of events.
 func (e *Engine) Close() {
 	e.stop()
+	e.unmanaged.close()
 	e.events.close()
 }

@@ -81,7 +81,9 @@ func (l *eventLog) close() {
 
 // Events implements api.Backend.
 func (e *Engine) Events() (past []events.Message, live <-chan events.Message, cancel func()) {
-	return e.events.read()
+	past, live, cancel = e.events.read()
+	e.watchUnmanaged()
+	return past, live, cancel
 }
 
 func message(ev cnm.Event) events.Message {
