@@ -147,11 +147,8 @@ type Result struct {
 	Code           int
 }
 
-// Try runs a program, usernet or docker, to its end.
-func (d *Daemon) Try(t testing.TB, argv ...string) Result {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
-	defer cancel()
+// Command is a program, usernet or docker, that uses this daemon.
+func (d *Daemon) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	if argv[0] == "usernet" {
 		argv = slices.Concat([]string{Usernet}, argv[1:])
 	}
@@ -159,6 +156,15 @@ func (d *Daemon) Try(t testing.TB, argv ...string) Result {
 	c.Dir = "/"
 	c.Env = append(os.Environ(), d.Env()...)
 	c.WaitDelay = 2 * time.Second
+	return c
+}
+
+// Try runs a program, usernet or docker, to its end.
+func (d *Daemon) Try(t testing.TB, argv ...string) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
+	defer cancel()
+	c := d.Command(ctx, argv...)
 	var out, errs strings.Builder
 	c.Stdout, c.Stderr = &out, &errs
 	err := c.Run()
