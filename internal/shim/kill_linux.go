@@ -13,7 +13,8 @@ import (
 )
 
 // killDescendants kills every descendant of the calling process, which is a child subreaper, and
-// returns when none is left. Only processes for which member says yes are touched; nil means all.
+// returns when none is left. Only processes for which member says yes are touched; nil means all. A child for
+// which it says no is somebody else's with all that is below it.
 //
 // # Theory of operation
 //
@@ -29,8 +30,16 @@ func killDescendants(member func(pid int) bool) {
 	if errors.Is(err, unix.ECHILD) {
 		return
 	}
-	for _, p := range descendants(os.Getpid()) {
-		if member == nil || member(p.pid) {
+	self, others := os.Getpid(), map[int]bool{}
+	for _, p := range descendants(self) {
+		is := member == nil || member(p.pid)
+		if others[p.ppid] || p.ppid == self && !is {
+			// What the caller had started before it became usernet, or a daemon that was started when the last one was
+			// killed: its datapath is in a user namespace of its own too, and all other sandboxes need it.
+			others[p.pid] = true
+			continue
+		}
+		if is {
 			// A process that is gone by now needs no kill.
 			_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		}
