@@ -56,7 +56,7 @@ func TestFT01(t *testing.T) {
 		work := s.load(ctx, t.Context(), round)
 		<-ctx.Done()
 		cancel()
-		pid := d.OnDemand()
+		pid := d.Running()
 		if pid == 0 {
 			t.Fatalf("round %d: there is no daemon", round)
 		}
@@ -65,7 +65,7 @@ func TestFT01(t *testing.T) {
 		}
 		work.Wait()
 		// It starts another, unless a sandbox has. The one that dies may take the question with it.
-		rig.WaitFor(t, rig.Patience, "another daemon", func() bool { return d.Try(t, "usernet", "network", "ls").Code == 0 && d.OnDemand() != pid })
+		rig.WaitFor(t, rig.Patience, "another daemon", func() bool { return d.Try(t, "usernet", "network", "ls").Code == 0 && d.Running() != pid })
 		var why error
 		if !rig.Eventually(t, 5*time.Second, func() bool { why = s.check(t); return why == nil }) {
 			t.Fatalf("after kill %d: %v", round, why)

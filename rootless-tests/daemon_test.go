@@ -84,12 +84,12 @@ func TestDaemonComesBack(t *testing.T) {
 	d := r.NewDaemon(t)
 	d.Must(t, "usernet", "network", "create", "n")
 	a, _ := d.Run(t, "--name", "a", "--network", "n"), d.Run(t, "--name", "b", "--network", "n")
-	pid := d.OnDemand()
+	pid := d.Running()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	rig.WaitFor(t, 10*time.Second, "another daemon", func() bool {
-		p := d.OnDemand()
+		p := d.Running()
 		return p != 0 && p != pid
 	})
 	waitPing(t, a.Node, "b", 5*time.Second)

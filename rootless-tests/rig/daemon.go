@@ -39,14 +39,14 @@ func (r *Rig) NewDaemon(t testing.TB, flags ...string) *Daemon {
 		}
 	}
 	t.Cleanup(func() {
-		d.endOnDemand(t)
+		d.endOther(t)
 		os.RemoveAll(dir)
 	})
 	return d
 }
 
-// OnDemand is the process of a daemon that a command or a sandbox started; 0 when there is none.
-func (d *Daemon) OnDemand() int {
+// Running is the process of the daemon, whoever started it; 0 when there is none.
+func (d *Daemon) Running() int {
 	b, err := os.ReadFile(filepath.Join(d.Runtime, "usernet", "daemon.pid"))
 	if err != nil {
 		return 0
@@ -59,10 +59,10 @@ func (d *Daemon) OnDemand() int {
 	return pid
 }
 
-// endOnDemand ends the daemon that nobody waits for.
-func (d *Daemon) endOnDemand(t testing.TB) {
+// endOther ends the daemon that runs, which is nobody's child.
+func (d *Daemon) endOther(t testing.TB) {
 	t.Helper()
-	pid := d.OnDemand()
+	pid := d.Running()
 	if pid == 0 {
 		return
 	}
@@ -73,7 +73,7 @@ func (d *Daemon) endOnDemand(t testing.TB) {
 	tick, deadline := time.NewTicker(10*time.Millisecond), time.NewTimer(Patience)
 	defer tick.Stop()
 	defer deadline.Stop()
-	for d.OnDemand() == pid {
+	for d.Running() == pid {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
@@ -92,14 +92,20 @@ func (r *Rig) Daemon(t testing.TB, flags ...string) *Daemon {
 	return d
 }
 
-// Start starts the daemon, the first or after a Kill, and waits until its API answers.
+// Start starts the daemon, the first or after a Kill, and waits until its API answers. Sandboxes that outlived the
+// last one start one, too: when theirs is first, it is told to end, after which they wait for this one.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
 	d.Process = startUsernet(t, d.Env(), nil, append([]string{"daemon"}, d.flags...)...)
 	WaitFor(t, Patience, "daemon answers", func() bool {
 		select {
 		case <-d.Done():
-			t.Fatalf("the daemon has ended:\n%s", d.Stderr)
+			if d.Running() == 0 {
+				t.Fatalf("the daemon has ended:\n%s", d.Stderr)
+			}
+			d.endOther(t)
+			d.Process = startUsernet(t, d.Env(), nil, append([]string{"daemon"}, d.flags...)...)
+			return false
 		default:
 		}
 		c, err := net.Dial("unix", d.Socket())
@@ -107,7 +113,7 @@ func (d *Daemon) Start(t testing.TB) {
 			return false
 		}
 		c.Close()
-		return true
+		return d.Running() == d.PID()
 	})
 }
 
