@@ -78,11 +78,8 @@ func (sb *Sandbox) hasNDots() bool {
 func (sb *Sandbox) resolvConfLocked() string {
 	rc := resolvconf.Config{Search: sb.searchList(), Options: sb.options()}
 	legs := sb.legsLocked()
-	if ep := first(legs, func(ep *endpoint) bool { return ep.net.names }); ep != nil {
-		rc.Nameservers = []netip.Addr{ownResolver}
-		if first(legs, (*endpoint).resolves4) == nil {
-			rc.Nameservers = []netip.Addr{ep.net.spec.DNS6}
-		}
+	if first(legs, func(ep *endpoint) bool { return ep.net.names }) != nil {
+		rc.Nameservers = ownServers(legs)
 		from := "host"
 		switch {
 		case !sb.hasNDots():
@@ -104,6 +101,20 @@ func (sb *Sandbox) resolvConfLocked() string {
 		}
 	}
 	return string(rc.Format())
+}
+
+// ownServers is where a sandbox with names finds its resolver: 127.0.0.11, which needs IPv4; where there is none the
+// gateway, if there is one.
+func ownServers(legs []*endpoint) []netip.Addr {
+	if first(legs, (*endpoint).resolves4) != nil {
+		return []netip.Addr{ownResolver}
+	}
+	for _, ep := range legs {
+		if ep.net.names && ep.net.spec.DNS6.IsValid() {
+			return []netip.Addr{ep.net.spec.DNS6}
+		}
+	}
+	return nil
 }
 
 // onPort53 are the addresses of servers that a resolv.conf can name: it has no place for a port.

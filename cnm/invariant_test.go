@@ -63,9 +63,12 @@ func (r *rig) differ(boxes ...*box) error {
 func (r *rig) sameAddresses(n NetworkInfo) error {
 	seen := make(map[netip.Addr]string)
 	for i, s := range n.Subnets {
-		want := uint64(3) // network, broadcast, gateway
+		want := uint64(2) // network, broadcast
 		if s.Prefix.Addr().Is6() {
-			want = 2
+			want = 1
+		}
+		if s.Gateway.IsValid() {
+			want++
 		}
 		for _, e := range n.Endpoints {
 			for _, p := range []netip.Prefix{e.Addr4, e.Addr6} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/usernet/usernet/cnm/fault"
@@ -285,4 +286,26 @@ func TestEndpointOptions(t *testing.T) {
 	if got := r.run(old).j.Links[0]; got.MAC.String() != "02:42:0a:01:00:02" {
 		t.Errorf("with the profile 20.10 %s has %s", got.Addr4, got.MAC)
 	}
+}
+
+// TestIPv6Only: without IPv4 there is no 127.0.0.11 to ask; the gateway answers, and where there is none nobody does.
+func TestIPv6Only(t *testing.T) {
+	r := newRig(t)
+	no, yes := false, true
+	six := func(c *NetworkConfig) { c.EnableIPv4, c.EnableIPv6 = &no, &yes }
+	r.create("n6", "fd00:6::/64", six)
+	r.create("alone", "fd00:7::/64", six, func(c *NetworkConfig) {
+		c.Internal, c.Options = true, map[string]string{"com.docker.network.bridge.gateway_mode_ipv6": "isolated"}
+	})
+	b := r.run(sandboxConf("c1", "n6"))
+	resolv := b.ns.File("/etc/resolv.conf")
+	contains(t, "resolv.conf", resolv, "nameserver fd00:6::1\n", "options edns0 ndots:0\n")
+	if j := b.j.Routes; strings.Contains(resolv, "127.0.0.11") || !j.Resolver.IsZero() || j.Default6.Addr != netip.MustParseAddr("fd00:6::1") || !j.Default4.IsZero() {
+		t.Errorf("routes %+v, resolv.conf %s", j, resolv)
+	}
+	c := r.run(sandboxConf("c2", "alone"))
+	if resolv := c.ns.File("/etc/resolv.conf"); strings.Contains(resolv, "\nnameserver") || strings.HasPrefix(resolv, "nameserver") {
+		t.Errorf("without a gateway: %s", resolv)
+	}
+	r.check(b, c)
 }

@@ -16,24 +16,12 @@ func sound(t testing.TB, records int) ([]byte, state) {
 	t.Helper()
 	p := newPlace(t)
 	s := p.open(t)
-	for i := range records {
-		// Few transactions, but more than one, so that there are unused pages.
-		if i%97 == 0 {
-			put(t, s, Endpoints, fmt.Sprint(i), "leg")
-		}
+	// Few transactions, but more than one, so that there are unused pages.
+	for i := range records/97 + 1 {
+		put(t, s, "other", fmt.Sprint(i), "leg")
 	}
-	err := s.Update(func(tx *Tx) error {
-		for i := range records {
-			if err := tx.Put(Networks, fmt.Sprintf("%064d", i), record{Name: strings.Repeat("x", i%300)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(t, s, Endpoints, "last", "leg")
+	several(t, s, records, func(i int) (key, value string) { return fmt.Sprintf("%064d", i), strings.Repeat("x", i%300) })
+	put(t, s, "other", "last", "leg")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -30,10 +30,10 @@ func TestFT09WriteFails(t *testing.T) {
 			t.Errorf("%s: %v", device, err)
 		}
 		want(t, s, Networks, map[string]string{"a": "web"})
-		put(t, s, Endpoints, "e", fmt.Sprint("after ", i))
+		put(t, s, "other", "e", fmt.Sprint("after ", i))
 		s = p.reopen(t, s)
 		want(t, s, Networks, map[string]string{"a": "web"})
-		want(t, s, Endpoints, map[string]string{"e": fmt.Sprint("after ", i)})
+		want(t, s, "other", map[string]string{"e": fmt.Sprint("after ", i)})
 	}
 }
 
@@ -43,6 +43,7 @@ func TestFT09WrittenButRefused(t *testing.T) {
 	p := newPlace(t)
 	s := p.open(t)
 	put(t, s, Networks, "a", "web")
+	s.write.Lock()
 	next := s.state
 	raw := []byte(`{"Name":"refused"}`)
 	next.digest.toggle(Networks, "b", raw)
@@ -51,6 +52,7 @@ func TestFT09WrittenButRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.dropLocked() // as after an error of that commit
+	s.write.Unlock()
 	want(t, s, Networks, map[string]string{"a": "web"})
 	put(t, s, Networks, "c", "db")
 	s = p.reopen(t, s)

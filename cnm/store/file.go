@@ -129,7 +129,7 @@ func (s *Store) verifyLocked(h header) error {
 	if err != nil {
 		return err
 	}
-	s.copyLocked(b)
+	s.writeCopyLocked(b)
 	return nil
 }
 
@@ -166,13 +166,12 @@ func (s *Store) dropLocked() {
 	}
 }
 
-// copyLocked writes the copy. A failure is worth a line in the log and no more: the change itself is safe.
-func (s *Store) copyLocked(b []byte) {
-	err := replace(s.copyPath(), b)
-	if err != nil && !s.copyFailed {
-		s.log.Warn("state file could not be copied; damage to it would cost the latest changes", "path", s.path, "err", err)
+// renewLocked gives up a database and opens it again, written anew if need be.
+func (s *Store) renewLocked() {
+	s.dropLocked()
+	if err := s.readyLocked(); err != nil {
+		s.log.Error("state file is not what it should be; it is written anew before the next change", "path", s.path, "err", err)
 	}
-	s.copyFailed = err != nil
 }
 
 // replace makes b the content of a file, all or nothing as long as there is no power cut.

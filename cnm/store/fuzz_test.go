@@ -168,9 +168,14 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"refused": func(rt *rapid.T) {
-				if s.Update(func(tx *Tx) error { tx.Delete(Networks, keys.Draw(rt, "key")); return os.ErrInvalid }) == nil {
+				if s.Put(Networks, keys.Draw(rt, "key"), func() {}) == nil {
 					rt.Error("no error")
 				}
+			},
+			"copy": func(rt *rapid.T) { // as after a while
+				s.write.Lock()
+				s.copyLocked()
+				s.write.Unlock()
 			},
 			"reopen":      func(rt *rapid.T) { s = p.reopen(t, s) },
 			"damage file": func(rt *rapid.T) { damage(rt, p.path) },

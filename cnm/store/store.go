@@ -35,18 +35,29 @@ type Store struct {
 	steps []migration
 	lock  *os.File
 
-	// write is held by a change from its beginning until memory has it; it is taken before mu.
+	changed chan struct{} // of one element: there is something to copy
+	stop    chan struct{} // closed by Close
+	wg      sync.WaitGroup
+
+	// write is held by a change of the file from its beginning until memory has it; it is taken before leasing and mu.
 	write sync.Mutex
 	// +checklocks:write
 	db *database // nil: the file is not what memory is, and must be made so before the next change
 	// +checklocks:write
-	closed bool
+	uncopied bool // the copy is older than the file
 	// +checklocks:write
 	copyFailed bool
+
+	// leasing is held by a change of a lease; it is taken before mu.
+	leasing sync.Mutex
+	// closed is written with write and leasing held, so either is enough to read it.
+	closed bool
 
 	mu sync.RWMutex
 	// +checklocks:mu
 	state state
+	// +checklocks:mu
+	leases map[string][]byte
 }
 
 // Open opens the file at path, or makes it. log may be nil.
@@ -58,7 +69,7 @@ func open(path string, log *slog.Logger, steps []migration, wait time.Duration) 
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{path: path, log: log, steps: steps}
+	s := &Store{path: path, log: log, steps: steps, changed: make(chan struct{}, 1), stop: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open state: %w", err), s.Close())
@@ -78,10 +89,21 @@ func open(path string, log *slog.Logger, steps []migration, wait time.Duration) 
 	if err != nil {
 		return nil, err
 	}
+	s.state = found
+	if s.leases, err = s.loadLeases(); err != nil {
+		return nil, err
+	}
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
+	s.wg.Go(s.keepCopy)
+	return s, nil
+}
+
+func (s *Store) ready() error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	s.state = found
-	return s, s.readyLocked()
+	return s.readyLocked()
 }
 
 // private makes a directory that is nobody else's to read.
@@ -99,14 +121,24 @@ func private(dir string) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// Close ends the use of the file.
+// Close ends the use of the file, of which the copy is then the same.
 func (s *Store) Close() error {
+	err := s.close()
+	s.wg.Wait()
+	return err
+}
+
+func (s *Store) close() error {
 	s.write.Lock()
 	defer s.write.Unlock()
+	s.leasing.Lock()
+	defer s.leasing.Unlock()
 	if s.closed {
 		return nil
 	}
 	s.closed = true
+	close(s.stop)
+	s.copyLocked()
 	var err error
 	if s.db != nil {
 		err = s.db.close()
@@ -118,36 +150,11 @@ func (s *Store) Close() error {
 	return err
 }
 
-// Tx is a change that is being made. It is of use until the function it was given to returns.
-type Tx struct {
-	s *Store
-	// staged are the records that change; nil removes one.
-	staged image
-}
-
-// Update makes a change: all that f puts and deletes, or nothing. When it returns nil, the change is on the disk. f must
-// not call Update.
-func (s *Store) Update(f func(*Tx) error) error {
-	s.write.Lock()
-	defer s.write.Unlock()
-	if s.closed {
-		return ErrClosed
-	}
-	tx := &Tx{s: s, staged: make(image)}
-	if err := f(tx); err != nil {
-		return err
-	}
-	if len(tx.staged) == 0 {
-		return nil
-	}
-	if err := s.readyLocked(); err != nil {
-		return err
-	}
-	return s.commitLocked(tx.staged)
-}
+// maxKey is bbolt's.
+const maxKey = 32768
 
 // Put stores v as JSON.
-func (tx *Tx) Put(bucket, key string, v any) error {
+func (s *Store) Put(bucket, key string, v any) error {
 	if bucket == "" || bucket == headerBucket || key == "" || len(key) > maxKey {
 		return fmt.Errorf("store %q in %q: not a name for a record", key, bucket)
 	}
@@ -155,41 +162,29 @@ func (tx *Tx) Put(bucket, key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("store %q in %q: %w", key, bucket, err)
 	}
-	tx.stage(bucket, key, raw)
-	return nil
-}
-
-// maxKey is bbolt's.
-const maxKey = 32768
-
-// Delete removes a record; that there is none is no error.
-func (tx *Tx) Delete(bucket, key string) {
-	if bucket != headerBucket {
-		tx.stage(bucket, key, nil)
-	}
-}
-
-func (tx *Tx) stage(bucket, key string, raw []byte) {
-	if tx.staged[bucket] == nil {
-		tx.staged[bucket] = make(map[string][]byte)
-	}
-	tx.staged[bucket][key] = raw
-}
-
-// Put stores one record.
-func (s *Store) Put(bucket, key string, v any) error {
-	return s.Update(func(tx *Tx) error { return tx.Put(bucket, key, v) })
+	return s.change(bucket, key, raw)
 }
 
 // Delete removes one record; that there is none is no error.
 func (s *Store) Delete(bucket, key string) error {
-	return s.Update(func(tx *Tx) error { tx.Delete(bucket, key); return nil })
+	if bucket == headerBucket || key == "" {
+		return nil
+	}
+	return s.change(bucket, key, nil)
+}
+
+// change makes a record be raw; nil removes it.
+func (s *Store) change(bucket, key string, raw []byte) error {
+	if bucket == Endpoints {
+		return s.changeLease(key, raw)
+	}
+	return s.commit(image{bucket: {key: raw}})
 }
 
 // Get reads a record into v and reports whether there is one.
 func (s *Store) Get(bucket, key string, v any) (bool, error) {
 	s.mu.RLock()
-	raw, ok := s.state.records[bucket][key]
+	raw, ok := s.recordsLocked(bucket)[key]
 	s.mu.RUnlock()
 	if !ok {
 		return false, nil
@@ -204,7 +199,7 @@ func (s *Store) Get(bucket, key string, v any) (bool, error) {
 // changed.
 func (s *Store) Each(bucket string, f func(key string, raw []byte) error) error {
 	s.mu.RLock()
-	records := maps.Clone(s.state.records[bucket])
+	records := maps.Clone(s.recordsLocked(bucket))
 	s.mu.RUnlock()
 	for _, key := range slices.Sorted(maps.Keys(records)) {
 		if err := f(key, records[key]); err != nil {
@@ -214,8 +209,23 @@ func (s *Store) Each(bucket string, f func(key string, raw []byte) error) error 
 	return nil
 }
 
-// commitLocked brings a change to the disk and then into memory.
-func (s *Store) commitLocked(staged image) error {
+func (s *Store) recordsLocked(bucket string) map[string][]byte {
+	if bucket == Endpoints {
+		return s.leases
+	}
+	return s.state.records[bucket]
+}
+
+// commit brings a change to the disk and then into memory: all of it or nothing.
+func (s *Store) commit(staged image) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if err := s.readyLocked(); err != nil {
+		return err
+	}
 	next := s.state
 	for bucket, records := range staged {
 		for key, raw := range records {
@@ -224,15 +234,8 @@ func (s *Store) commitLocked(staged image) error {
 		}
 	}
 	next.advance()
-	err := s.db.commit(staged, next.header)
-	if err == nil {
-		err = s.verifyLocked(next.header)
-	}
-	if err != nil {
-		s.dropLocked()
-		if again := s.readyLocked(); again != nil {
-			s.log.Error("state file is not what it should be; it is written anew before the next change", "path", s.path, "err", again)
-		}
+	if err := s.db.commit(staged, next.header); err != nil {
+		s.renewLocked()
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	s.mu.Lock()
@@ -243,5 +246,10 @@ func (s *Store) commitLocked(staged image) error {
 	}
 	s.state.header, s.state.digest = next.header, next.digest
 	s.mu.Unlock()
+	s.uncopied = true
+	select {
+	case s.changed <- struct{}{}:
+	default: // it is known
+	}
 	return nil
 }

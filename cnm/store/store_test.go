@@ -135,38 +135,48 @@ func TestRecordsSurvive(t *testing.T) {
 	}
 }
 
-func TestUpdateIsAllOrNothing(t *testing.T) {
+// What is refused changes nothing.
+func TestRefusedRecords(t *testing.T) {
 	p := newPlace(t)
 	s := p.open(t)
 	put(t, s, Networks, "a", "old")
-	stop := errors.New("stop")
-	err := s.Update(func(tx *Tx) error {
-		tx.Delete(Networks, "a")
-		return errors.Join(tx.Put(Endpoints, "e", record{Name: "leg"}), stop)
-	})
-	if !errors.Is(err, stop) {
-		t.Errorf("error %v", err)
-	}
 	for _, bad := range []struct {
 		bucket, key string
 		v           any
-	}{{"", "k", 1}, {Networks, "", 1}, {headerBucket, headerKey, 1}, {Networks, "k", func() {}}, {Networks, strings.Repeat("k", maxKey+1), 1}} {
+	}{
+		{"", "k", 1}, {Networks, "", 1}, {headerBucket, headerKey, 1}, {Networks, "k", func() {}}, {Networks, strings.Repeat("k", maxKey+1), 1},
+		{Endpoints, "", 1}, {Endpoints, ".", 1}, {Endpoints, "..", 1}, {Endpoints, "a/b", 1}, {Endpoints, "../a", 1}, {Endpoints, "/a", 1},
+		{Endpoints, "a" + leaseSuffix, 1}, {Endpoints, strings.Repeat("k", 300), 1}, {Endpoints, "k", func() {}},
+	} {
 		if err := s.Put(bad.bucket, bad.key, bad.v); err == nil {
 			t.Errorf("put %.20q in %q: no error", bad.key, bad.bucket)
 		}
 	}
-	want(t, s, Networks, map[string]string{"a": "old"})
-	want(t, s, Endpoints, map[string]string{})
-	err = s.Update(func(tx *Tx) error {
-		tx.Delete(Networks, "a")
-		return errors.Join(tx.Put(Networks, "b", record{Name: "new"}), tx.Put(Endpoints, "e", record{Name: "leg"}))
-	})
-	if err != nil {
+	for range 2 {
+		want(t, s, Networks, map[string]string{"a": "old"})
+		want(t, s, Endpoints, map[string]string{})
+		s = p.reopen(t, s)
+	}
+}
+
+// several makes many changes in one transaction.
+func several(t testing.TB, s *Store, n int, name func(i int) (key, value string)) {
+	t.Helper()
+	staged := make(image)
+	for i := range n {
+		key, value := name(i)
+		raw, err := json.Marshal(record{Name: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		staged.set(Networks, key, raw)
+	}
+	if n == 0 {
+		return
+	}
+	if err := s.commit(staged); err != nil {
 		t.Fatal(err)
 	}
-	s = p.reopen(t, s)
-	want(t, s, Networks, map[string]string{"b": "new"})
-	want(t, s, Endpoints, map[string]string{"e": "leg"})
 }
 
 // Nobody else reads what a user's networks are, whatever the file and its directory were before.
@@ -217,8 +227,10 @@ func TestClosed(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := s.Put(Networks, "b", record{}); !errors.Is(err, ErrClosed) {
-		t.Errorf("put: %v", err)
+	for _, bucket := range []string{Networks, Endpoints} {
+		if err := s.Put(bucket, "b", record{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("put in %s: %v", bucket, err)
+		}
 	}
 }
 
@@ -245,13 +257,8 @@ func TestParallel(t *testing.T) {
 	for w := range writers {
 		wg.Go(func() {
 			for i := range changes {
-				err := s.Update(func(tx *Tx) error {
-					r := record{Name: fmt.Sprint(i), N: i}
-					return errors.Join(tx.Put(Networks, fmt.Sprint(w), r), tx.Put(Networks, fmt.Sprint(w+writers), r))
-				})
-				if err != nil {
-					t.Error(err)
-				}
+				several(t, s, 2, func(k int) (key, value string) { return fmt.Sprint(w + k*writers), fmt.Sprint(i) })
+				put(t, s, Endpoints, fmt.Sprint(w), fmt.Sprint(i))
 			}
 		})
 	}
@@ -274,6 +281,11 @@ func TestParallel(t *testing.T) {
 	close(stop)
 	readers.Wait()
 	s = p.reopen(t, s)
+	for key, name := range names(t, s, Endpoints) {
+		if name != fmt.Sprint(changes-1) {
+			t.Errorf("lease %s is %s", key, name)
+		}
+	}
 	for key, name := range names(t, s, Networks) {
 		if name != fmt.Sprint(changes-1) {
 			t.Errorf("%s is %s", key, name)
@@ -284,29 +296,32 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// What one change costs, with as many networks as there are by then.
+// What one change costs does not depend on how many records there are. It is measured where fsync costs nothing.
 func BenchmarkPut(b *testing.B) {
-	p := newPlace(b)
-	s := p.open(b)
-	for i := 0; b.Loop(); i++ {
-		put(b, s, Networks, fmt.Sprintf("%064x", i), fmt.Sprintf("%0500d", i))
+	for _, bucket := range []string{Networks, Endpoints} {
+		for _, records := range []int{0, 5000} {
+			b.Run(fmt.Sprintf("%s/%d", bucket, records), func(b *testing.B) {
+				s := newPlaceInMemory(b).open(b)
+				name := func(i int) (key, value string) { return fmt.Sprintf("%064x", i), fmt.Sprintf("%0500d", i) }
+				if bucket == Networks {
+					several(b, s, records, name)
+				} else {
+					for i := range records {
+						key, value := name(i)
+						put(b, s, bucket, key, value)
+					}
+				}
+				for i := 0; b.Loop(); i++ {
+					put(b, s, bucket, fmt.Sprintf("%064x", i%100), fmt.Sprintf("%0500d", i))
+				}
+			})
+		}
 	}
 }
 
 func BenchmarkList1000(b *testing.B) {
-	p := newPlace(b)
-	s := p.open(b)
-	err := s.Update(func(tx *Tx) error {
-		for i := range 1000 {
-			if err := tx.Put(Networks, fmt.Sprintf("%064x", i), record{Name: fmt.Sprintf("%0500d", i)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := newPlace(b).open(b)
+	several(b, s, 1000, func(i int) (key, value string) { return fmt.Sprintf("%064x", i), fmt.Sprintf("%0500d", i) })
 	for b.Loop() {
 		if err := s.Each(Networks, func(string, []byte) error { return nil }); err != nil {
 			b.Fatal(err)

@@ -13,7 +13,7 @@ import (
 
 // Sandboxes that need no daemon (private, none, host, another's network) tell it nothing when they come and go. So
 // while somebody reads events the registry is looked at twice a second, and what changed is told as the Controller
-// would tell it; a daemon that nobody listens to does not wake.
+// would tell it; a daemon that nobody listens to does not wake. One that lives for less than that may be missed.
 
 // unmanagedInterval is between two looks.
 const unmanagedInterval = 500 * time.Millisecond
