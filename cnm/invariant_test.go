@@ -105,7 +105,8 @@ func (r *rig) sameDatapath(n NetworkInfo) (int, error) {
 		for id, s := range d.Endpoints {
 			got = append(got, id)
 			for _, e := range n.Endpoints {
-				if e.ID == id && (!slices.Contains(s.Addrs, e.Addr4.Addr()) || s.MAC != e.MAC) {
+				has := func(p netip.Prefix) bool { return !p.IsValid() || slices.Contains(s.Addrs, p.Addr()) }
+				if e.ID == id && (!has(e.Addr4) || !has(e.Addr6) || s.MAC != e.MAC) {
 					return 0, fmt.Errorf("the datapath has %v %s for %s", s.Addrs, s.MAC, e.SandboxName)
 				}
 			}
