@@ -37,12 +37,13 @@ func newServer(t testing.TB, c Config) *Server {
 type fakeUpstream struct {
 	addr    netip.AddrPort
 	conn    *net.UDPConn
+	tcp     net.Listener
 	queries atomic.Int64 // datagrams received
 	wg      sync.WaitGroup
 }
 
-// startUpstream serves until the test ends. onUDP and onTCP return the answer, or nil for silence; nil handlers mean
-// a socket that is open and silent.
+// startUpstream serves until the test ends. onUDP and onTCP return the answer, or nil for silence; without onUDP
+// it is silent, and without onTCP nothing listens.
 func startUpstream(t testing.TB, onUDP func(q []byte, from netip.AddrPort) []byte, onTCP func(q []byte) []byte) *fakeUpstream {
 	u := bindUpstream(t, "127.0.0.1:0")
 	u.serve(t, onUDP, onTCP)
@@ -52,28 +53,37 @@ func startUpstream(t testing.TB, onUDP func(q []byte, from netip.AddrPort) []byt
 // bindUpstream makes one that does not serve yet, for handlers that refer to it.
 func bindUpstream(t testing.TB, at string) *fakeUpstream {
 	t.Helper()
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at)))
-	if err != nil {
-		t.Fatal(err)
+	// The UDP port that the kernel gives may be somebody else's TCP port; another is not.
+	for attempt := 1; ; attempt++ {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		l, err := net.Listen("tcp", addr.String())
+		if err != nil {
+			conn.Close()
+			if attempt == 100 {
+				t.Fatal(err)
+			}
+			continue
+		}
+		u := &fakeUpstream{conn: conn, tcp: l, addr: addr}
+		t.Cleanup(u.wg.Wait) // the last to run
+		t.Cleanup(func() { conn.Close() })
+		t.Cleanup(func() { l.Close() })
+		return u
 	}
-	u := &fakeUpstream{conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
-	t.Cleanup(u.wg.Wait) // the last to run
-	t.Cleanup(func() { conn.Close() })
-	return u
 }
 
 func (u *fakeUpstream) serve(t testing.TB, onUDP func(q []byte, from netip.AddrPort) []byte, onTCP func(q []byte) []byte) {
 	t.Helper()
 	u.wg.Go(func() { u.serveUDP(onUDP) })
 	if onTCP == nil {
+		u.tcp.Close()
 		return
 	}
-	l, err := net.Listen("tcp", u.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.wg.Go(func() { u.serveTCP(l, onTCP) })
-	t.Cleanup(func() { l.Close() })
+	u.wg.Go(func() { u.serveTCP(onTCP) })
 }
 
 func (u *fakeUpstream) serveUDP(on func([]byte, netip.AddrPort) []byte) {
@@ -93,9 +103,9 @@ func (u *fakeUpstream) serveUDP(on func([]byte, netip.AddrPort) []byte) {
 	}
 }
 
-func (u *fakeUpstream) serveTCP(l net.Listener, on func([]byte) []byte) {
+func (u *fakeUpstream) serveTCP(on func([]byte) []byte) {
 	for {
-		c, err := l.Accept()
+		c, err := u.tcp.Accept()
 		if err != nil {
 			return
 		}

@@ -193,7 +193,7 @@ func TestForking(t *testing.T) {
 		echo 'i=$1; [ $i -gt 3000 ] && exit; setsid sh "$0" $((i+1)) & setsid sh -c "exit 0" & exit 0' > "$TMPDIR/` + mark + `"
 		echo ready
 		setsid sh "$TMPDIR/` + mark + `" 1 & setsid sh "$TMPDIR/` + mark + `" 1 &
-		read x`
+		exec sleep 1000`
 	s := start(t, testConfig{Command: sh(script)})
 	s.line("ready")
 	in := initOf(t, s)

@@ -194,7 +194,9 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 	if err := s.sendSetup(ctx); err != nil {
 		return ExitFailure, err
 	}
-	running := false // CMD
+	// From going on signals are CMD's: it may run and have got them before we hear of it, and what is sent to init waits
+	// there until CMD runs.
+	going, running := false, false
 	var netDone <-chan struct{}
 	for {
 		select {
@@ -207,6 +209,7 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 			}
 			// An init that is gone by now shows as its exit.
 			_ = s.conn.send(message{Kind: kindGo})
+			going = true
 		case r, ok := <-ev.messages:
 			if !ok {
 				ev.messages = nil
@@ -222,10 +225,10 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 		case r := <-ev.exited:
 			return s.ended(r, ev.messages)
 		case sig := <-s.signals:
-			if !running && endsProcess(sig.(syscall.Signal)) {
+			if !going && endsProcess(sig.(syscall.Signal)) {
 				return exitSignal + int(sig.(syscall.Signal)), nil
 			}
-			if running && !reachedCommand(sig.(syscall.Signal)) {
+			if going && !reachedCommand(sig.(syscall.Signal)) {
 				_ = s.conn.send(message{Kind: kindSignal, Signal: sig.(syscall.Signal)})
 			}
 		case <-netDone:

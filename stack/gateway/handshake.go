@@ -32,6 +32,7 @@ const handshakeTimeout = 15 * time.Second
 
 type handshakes struct {
 	max int
+	now func() time.Time
 
 	mu     sync.Mutex
 	owners map[owner]*list.List // of *pending, oldest first; guarded by mu
@@ -54,12 +55,13 @@ type pending struct {
 }
 
 func newHandshakes(max int) *handshakes {
-	return &handshakes{max: max, owners: make(map[owner]*list.List)}
+	return &handshakes{max: max, now: time.Now, owners: make(map[owner]*list.List)}
 }
 
 // admit takes a slot for o, which may have limit of them, or reports false. cancel is called if the slot is
 // later taken away.
-func (h *handshakes) admit(now time.Time, o owner, limit int, cancel func()) (*pending, bool) {
+func (h *handshakes) admit(o owner, limit int, cancel func()) (*pending, bool) {
+	now := h.now()
 	h.mu.Lock()
 	victim, ok := h.victimLocked(now, o, limit)
 	if !ok {

@@ -13,9 +13,10 @@ func TestHandshakes(t *testing.T) {
 	a, b := owner{mac: l2.MAC{2, 1}}, owner{mac: l2.MAC{2, 2}}
 	now := time.Unix(0, 0)
 	h := newHandshakes(3)
+	h.now = func() time.Time { return now }
 	var cancelled []int
 	admit := func(o owner, id int) (*pending, bool) {
-		return h.admit(now, o, 2, func() { cancelled = append(cancelled, id) })
+		return h.admit(o, 2, func() { cancelled = append(cancelled, id) })
 	}
 	admit(a, 1)
 	p2, _ := admit(a, 2)
@@ -42,12 +43,12 @@ func TestHandshakes(t *testing.T) {
 // HC-23, HC-32: where flooders side by side take all slots there are, others get theirs at once, from the
 // flooders; and a flooder of another Network is one like any other.
 func TestHC23HandshakesFull(t *testing.T) {
-	now := time.Unix(0, 0)
 	h := newHandshakes(totalHandshakes)
+	h.now = func() time.Time { return time.Unix(0, 0) }
 	gave := make(map[byte]int)
 	networks := []*Gateway{new(Gateway), new(Gateway)}
 	admit := func(c byte) bool {
-		_, ok := h.admit(now, owner{networks[c%2], l2.MAC{2, c}}, defaultHandshakes, func() { gave[c]++ })
+		_, ok := h.admit(owner{networks[c%2], l2.MAC{2, c}}, defaultHandshakes, func() { gave[c]++ })
 		return ok
 	}
 	for range defaultHandshakes {

@@ -88,7 +88,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	ctx, cancel := context.WithCancel(g.ctx)
 	defer cancel()
 	container := g.Station(src.Addr())
-	slot, ok := g.handshakes.admit(time.Now(), owner{g, container}, g.handshakeLimit, cancel)
+	slot, ok := g.handshakes.admit(owner{g, container}, g.handshakeLimit, cancel)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
 		r.Complete(false) // silent: the client's retransmission may find a slot

@@ -19,6 +19,10 @@ const UID = 64321
 
 // Main runs the tests, m is the *testing.M, by a second process when this one is root's. It returns the exit code.
 func Main(m interface{ Run() int }) int {
+	if os.Getenv("GORACE") == "" {
+		// The race detector has each process sleep for a second before it exits, and a test starts dozens.
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	if os.Geteuid() != 0 || fuzzing() {
 		return m.Run()
 	}
