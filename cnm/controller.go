@@ -56,7 +56,8 @@ type DefaultBridge struct {
 	ICC, Masquerade       *bool // nil means true
 }
 
-// Store is where Networks and leases are kept: JSON by bucket and key. What returned without an error is on disk.
+// Store is where Networks and leases are kept: JSON by bucket and key. What returned without an error outlives the daemon;
+// a Network outlives the machine too.
 // *store.Store is one.
 type Store interface {
 	Put(bucket, key string, v any) error

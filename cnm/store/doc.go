@@ -43,5 +43,6 @@
 //
 // # Concurrency
 //
-// Changes of Networks are made one at a time, and wait while the file is read back; those of leases do not wait for them. Reading waits for the change of memory and never for the disk.
+// Changes of Networks are made one at a time, and wait while the file is read back; those of leases do not wait for
+// them. Reading waits for the change of memory and never for the disk.
 package store
