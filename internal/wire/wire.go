@@ -104,9 +104,7 @@ func (c *Conn) Send(v any, files ...*os.File) error {
 func (c *Conn) Receive(into any) ([]*os.File, error) {
 	n, err := sys.NextMessage(c.rc)
 	if errors.Is(err, syscall.ECONNRESET) {
-		// The other side ended with a message of ours unread. The kernel says that first, once; what the
-		// other side had sent before, why it gives up perhaps, is still there to read.
-		n, err = sys.NextMessage(c.rc)
+		n, err = sys.NextMessage(c.rc) // see afterReset
 	}
 	if err != nil {
 		return nil, err
@@ -120,7 +118,7 @@ func (c *Conn) Receive(into any) ([]*os.File, error) {
 		return nil, err
 	}
 	buf := make([]byte, n)
-	n, files, lost := sys.RecvMessage(c.rc, buf)
+	n, files, lost := afterReset(c.rc, buf)
 	if lost != nil && !errors.Is(lost, ErrFilesLost) {
 		return nil, lost
 	}
@@ -129,6 +127,15 @@ func (c *Conn) Receive(into any) ([]*os.File, error) {
 		return nil, fmt.Errorf("decode message: %w", err)
 	}
 	return files, lost
+}
+
+// afterReset receives a message. When the other side has ended with a message of ours unread, the kernel says so first,
+// once, at whatever moment; what the other side had sent before, why it gives up perhaps, is still there to read.
+func afterReset(rc syscall.RawConn, buf []byte) (n int, files []*os.File, err error) {
+	if n, files, err = sys.RecvMessage(rc, buf); errors.Is(err, syscall.ECONNRESET) {
+		n, files, err = sys.RecvMessage(rc, buf)
+	}
+	return n, files, err
 }
 
 // SetSendDeadline makes sends that have not found room at t fail with os.ErrDeadlineExceeded; the zero
