@@ -15,7 +15,8 @@ import (
 // status 500. A ref is an id, a name, or the beginning of an id, in this order; it comes from outside and is any
 // text. What a Backend returns is the caller's to change.
 type Backend interface {
-	// Networks returns all of them, by name.
+	// Networks returns all of them, by name. Which containers are in none and host only Network says: they would have to be
+	// looked for, and lists do not show them.
 	Networks(ctx context.Context) ([]network.Inspect, error)
 	Network(ctx context.Context, ref string) (network.Inspect, error)
 	NetworkCreate(ctx context.Context, r network.CreateRequest) (network.CreateResponse, error)

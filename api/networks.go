@@ -25,9 +25,18 @@ func (s *server) networkList(w http.ResponseWriter, r *http.Request) error {
 	v := versionOf(r.Context())
 	list := []any{} // never null
 	for _, n := range all {
-		if match(n) {
-			list = append(list, v.listedNetwork(n))
+		if !match(n) {
+			continue
 		}
+		if v < versionListBrief { // shows all containers
+			if n, err = s.b.Network(r.Context(), n.ID); fault.KindOf(err) == fault.NotFound {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return err
+			}
+		}
+		list = append(list, v.listedNetwork(n))
 	}
 	answer(w, http.StatusOK, list)
 	return nil

@@ -11,13 +11,13 @@ import (
 )
 
 // Networks implements api.Backend.
-func (e *Engine) Networks(ctx context.Context) ([]network.Inspect, error) {
+func (e *Engine) Networks(context.Context) ([]network.Inspect, error) {
 	infos := e.c.Networks()
 	list := make([]network.Inspect, len(infos))
 	for i, n := range infos {
 		list[i] = inspected(n)
 	}
-	return list, e.addUnmanaged(ctx, list)
+	return list, nil
 }
 
 // Network implements api.Backend.
@@ -26,22 +26,13 @@ func (e *Engine) Network(ctx context.Context, ref string) (network.Inspect, erro
 	if err != nil {
 		return network.Inspect{}, err
 	}
-	one := []network.Inspect{inspected(n)}
-	if err := e.addUnmanaged(ctx, one); err != nil {
-		return network.Inspect{}, err
-	}
-	return one[0], nil
+	i := inspected(n)
+	return i, e.addUnmanaged(ctx, i)
 }
 
 // addUnmanaged puts the containers into the Networks none and host, which the Controller has no Endpoints in.
-func (e *Engine) addUnmanaged(ctx context.Context, list []network.Inspect) error {
-	byMode := map[string]network.Inspect{}
-	for _, n := range list {
-		if n.Name == network.NetworkNone || n.Name == network.NetworkHost {
-			byMode[n.Name] = n
-		}
-	}
-	if len(byMode) == 0 {
+func (e *Engine) addUnmanaged(ctx context.Context, n network.Inspect) error {
+	if n.Name != network.NetworkNone && n.Name != network.NetworkHost {
 		return nil
 	}
 	entries, err := e.reg.List(ctx)
@@ -49,7 +40,7 @@ func (e *Engine) addUnmanaged(ctx context.Context, list []network.Inspect) error
 		return err
 	}
 	for _, s := range entries {
-		if n, ok := byMode[s.Mode]; ok {
+		if s.Mode == n.Name {
 			n.Containers[s.ID] = network.EndpointResource{Name: s.Name, EndpointID: derivedID(s.ID, n.ID)}
 		}
 	}
