@@ -107,6 +107,7 @@ func TestSysctls(t *testing.T) {
 
 func FuzzParseSysctls(f *testing.F) {
 	f.Add("net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.ifname.accept_ra=2")
+	f.Add("net.ipv4.coIFNAMEnf.IFNAME.logns=") // the name belongs in one place
 	f.Fuzz(func(t *testing.T, s string) {
 		all, err := driver.ParseSysctls(s)
 		if err != nil {

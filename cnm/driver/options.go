@@ -74,7 +74,9 @@ func word(s string) bool {
 
 // withName puts an interface's name into a sysctl's. A name with a dot is written with a slash, as sysctl(8) does.
 func withName(key, name string) string {
-	return strings.Replace(key, nameHole, strings.ReplaceAll(name, ".", "/"), 1)
+	parts := strings.Split(key, ".")
+	parts[3] = strings.ReplaceAll(name, ".", "/")
+	return strings.Join(parts, ".")
 }
 
 // Split returns the first subnet of each family; the zero Subnet where there is none, and whether there is
