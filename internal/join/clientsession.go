@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet/tap"
 )
 
-// clientSession is one connection to a daemon, seen by the shim. One goroutine reads, one does what the
-// daemon asks.
+// clientSession is one connection to a daemon, seen by the shim. One goroutine reads; its link has another do what
+// the daemon asks.
 type clientSession struct {
 	c  *Client
 	l  *link
@@ -31,32 +31,31 @@ func (c *Client) open(socket wire.Socket) (*clientSession, error) {
 		return nil, err
 	}
 	s := &clientSession{c: c, l: l}
-	s.wg.Go(l.read)
-	s.wg.Go(s.obey)
+	l.handle = s.obey
+	s.wg.Go(func() {
+		l.read()
+		l.work.Wait()
+	})
 	return s, nil
 }
 
-// close ends the connection and waits for both goroutines.
+// close ends the connection and waits for its goroutines.
 func (s *clientSession) close() {
 	s.l.conn.Close()
 	s.wg.Wait()
 }
 
-// obey makes the daemon's changes in their order.
-func (s *clientSession) obey() {
-	for r := range s.l.queue {
-		v, f, err := s.do(&r)
-		r.close()
-		var files []*os.File
-		if f != nil {
-			files = append(files, f)
-		}
-		if err := s.l.reply(r.message, v, err, files...); err != nil && !errors.Is(err, ErrGone) {
-			s.l.fail(fmt.Errorf("answer %s: %w", r.Kind, err))
-		}
-		if f != nil {
-			f.Close()
-		}
+// obey makes one change for the daemon.
+func (s *clientSession) obey(r request) {
+	v, f, err := s.do(&r)
+	r.close()
+	var files []*os.File
+	if f != nil {
+		defer f.Close()
+		files = append(files, f)
+	}
+	if err := s.l.reply(r.message, v, err, files...); err != nil && !errors.Is(err, ErrGone) {
+		s.l.fail(fmt.Errorf("answer %s: %w", r.Kind, err))
 	}
 }
 

@@ -28,15 +28,13 @@ func raw(t testing.TB, path string) *link {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.handle = func(r request) {
+		r.close()
+		_ = l.reply(r.message, nil, nil) // gone, perhaps
+	}
 	var wg sync.WaitGroup
 	wg.Go(l.read)
-	wg.Go(func() {
-		for r := range l.queue {
-			r.close()
-			_ = l.reply(r.message, nil, nil) // gone, perhaps
-		}
-	})
-	t.Cleanup(func() { conn.Close(); wg.Wait() })
+	t.Cleanup(func() { conn.Close(); wg.Wait(); l.work.Wait() })
 	return l
 }
 

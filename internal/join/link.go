@@ -43,8 +43,9 @@ func (r *request) file() (*os.File, error) {
 
 // link is one side of a connection: requests out with their answers, and requests in.
 type link struct {
-	conn  *wire.Conn
-	queue chan request // what the other side asks, in order; read runs into its bound
+	conn   *wire.Conn
+	handle func(request)  // what the other side asks, one after the other
+	work   sync.WaitGroup // handleAll
 
 	// sendMu keeps the deadline of one send from being another's.
 	sendMu   sync.Mutex
@@ -54,25 +55,27 @@ type link struct {
 	mu      sync.Mutex
 	last    uint64
 	waiting map[uint64]chan request
-	err     error // why it ended
+	queue   []request // not handled yet, in order
+	working bool      // handleAll runs
+	err     error     // why it ended
 
 	done chan struct{} // closed when nothing more comes
 }
 
-// newLink takes s over. Somebody must call read.
+// newLink takes s over. Somebody must call read, and set handle before where the other side may ask.
 func newLink(s wire.Socket) (*link, error) {
 	conn, err := wire.New(s, 0)
 	if err != nil {
 		return nil, err
 	}
 	return &link{
-		conn: conn, queue: make(chan request, maxQueue),
-		waiting: make(map[uint64]chan request), done: make(chan struct{}),
+		conn: conn, waiting: make(map[uint64]chan request), done: make(chan struct{}),
 		patience: sendTimeout,
 	}, nil
 }
 
-// read gives answers to who waits and requests to the queue until the connection ends. It closes the queue.
+// read gives answers to who waits and requests to handle until the connection ends. What is being handled then
+// goes on until work says.
 func (l *link) read() {
 	var err error
 	for err == nil {
@@ -85,7 +88,38 @@ func (l *link) read() {
 	}
 	l.mu.Unlock()
 	close(l.done)
-	close(l.queue)
+}
+
+// enqueue has a request handled. The goroutine that does is there while there is something to do: thousands of sandboxes
+// that ask nothing need no stack for it.
+func (l *link) enqueue(r request) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) >= maxQueue {
+		r.close()
+		return errBusy
+	}
+	l.queue = append(l.queue, r)
+	if !l.working {
+		l.working = true
+		l.work.Go(l.handleAll)
+	}
+	return nil
+}
+
+func (l *link) handleAll() {
+	for {
+		l.mu.Lock()
+		if len(l.queue) == 0 {
+			l.queue, l.working = nil, false
+			l.mu.Unlock()
+			return
+		}
+		r := l.queue[0]
+		l.queue = l.queue[1:]
+		l.mu.Unlock()
+		l.handle(r)
+	}
 }
 
 // next receives one message. Its error ends the connection.
@@ -112,13 +146,7 @@ func (l *link) next() error {
 		l.answer(r)
 		return nil
 	}
-	select {
-	case l.queue <- r:
-		return nil
-	default:
-		r.close()
-		return errBusy
-	}
+	return l.enqueue(r)
 }
 
 // answer wakes who asked; an answer that nobody waits for any more is dropped with its files.

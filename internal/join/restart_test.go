@@ -220,7 +220,6 @@ func TestUnheardJoin(t *testing.T) {
 	ss := newSessionOn(s, l, 1)
 	theirs.Close()
 	ss.handle(request{message: message{ID: 1, Kind: kindJoin, Body: encode(joinBody{Version, testConfig()})}})
-	close(l.queue)
 	ss.finish()
 	l.conn.Close()
 	wait(t, "the sandbox's end", ctl.last(t).closed)

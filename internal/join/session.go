@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/usernet/usernet/cnm"
@@ -16,7 +15,7 @@ import (
 	"github.com/usernet/usernet/portfwd"
 )
 
-// session is one connection: a sandbox, once it has joined. One goroutine reads, one handles.
+// session is one connection: a sandbox, once it has joined. One goroutine reads; its link has another handle.
 type session struct {
 	s   *Server
 	l   *link
@@ -52,18 +51,13 @@ func newSessionOn(s *Server, l *link, pid int) *session {
 
 // run handles requests until the connection ends, and then ends the sandbox.
 func (ss *session) run() {
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ss.l.read()
-		ss.cancel()
-	})
+	ss.l.handle = ss.handle
 	if err := ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout)); err != nil {
 		ss.l.fail(err)
 	}
-	for r := range ss.l.queue {
-		ss.handle(r)
-	}
-	wg.Wait()
+	ss.l.read()
+	ss.cancel()
+	ss.l.work.Wait()
 	ss.finish()
 }
 
