@@ -29,7 +29,11 @@ import (
 	"github.com/usernet/usernet/internal/control/registry"
 	"github.com/usernet/usernet/internal/engine"
 	"github.com/usernet/usernet/internal/join"
+	"github.com/usernet/usernet/internal/trim"
 )
+
+// trimUses is how many requests and sandboxes it takes for what they leave behind to be worth a collection.
+const trimUses = 64
 
 // parts are the daemon's, in the order in which they are made. They are closed in the reverse order.
 type parts struct {
@@ -39,12 +43,13 @@ type parts struct {
 	controller *cnm.Controller
 	engine     *engine.Engine
 	join       *join.Server
+	trim       *trim.Trimmer // of what requests and sandboxes leave behind
 	closers    []func() error
 }
 
 // assemble makes everything that stands behind the sockets.
 func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idle *idleness, debug func() bool) (p *parts, err error) {
-	p = &parts{}
+	p = &parts{trim: trim.New(trimUses)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -70,7 +75,10 @@ func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idl
 	p.closers = append(p.closers, p.controller.Close)
 	p.engine = newEngine(p, o, cfg, log, debug)
 	p.closers = append(p.closers, func() error { p.engine.Close(); return nil })
-	p.join = join.NewServer(join.Of(p.controller), join.ServerOptions{Log: log, Changed: idle.setSandboxes})
+	p.join = join.NewServer(join.Of(p.controller), join.ServerOptions{Log: log, Changed: func(sandboxes int) {
+		idle.setSandboxes(sandboxes)
+		p.trim.Gone()
+	}})
 	return p, nil
 }
 
@@ -212,9 +220,15 @@ func (c *census) alive(id string) bool {
 
 // serve answers on all sockets until ctx ends.
 func (p *parts) serve(ctx context.Context, s *sockets, idle *idleness, o *Options, log *slog.Logger) error {
-	h := idle.watch(api.NewServer(p.engine, api.Options{Version: o.Version, Log: log}))
+	served := idle.watch(api.NewServer(p.engine, api.Options{Version: o.Version, Log: log}))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer p.trim.Gone()
+		served.ServeHTTP(w, r)
+	})
 	ended := make(chan error, len(s.api)+1)
+	trimming, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	wg.Go(func() { p.trim.Run(trimming) })
 	for _, l := range s.api {
 		wg.Go(func() { ended <- serveAPI(ctx, l, h, log) })
 	}
@@ -227,6 +241,7 @@ func (p *parts) serve(ctx context.Context, s *sockets, idle *idleness, o *Option
 			err = errors.New("a socket was closed")
 		}
 	}
+	cancel()
 	s.close()
 	wg.Wait()
 	return err

@@ -1,10 +1,9 @@
 package datapath
 
 import (
-	"context"
-	"runtime"
 	"runtime/debug"
-	"time"
+
+	"github.com/usernet/usernet/internal/trim"
 )
 
 const (
@@ -23,30 +22,18 @@ const (
 
 	// trimNetworks is how many Networks it takes for their memory, 200 KiB each, to be worth a collection.
 	trimNetworks = 16
-	// trimDelay lets the rest of many Networks end.
-	trimDelay = 5 * time.Second
 )
 
-// memory keeps what the process has of the host near what it needs, as Networks come and go. The runtime alone
-// collects when the heap grows, so what a thousand Networks leave behind would stay. Its methods belong
-// to one goroutine, run to another.
+// memory keeps what the process has of the host near what it needs, as Networks come and go. Its methods belong
+// to one goroutine, trim.Run to another.
 type memory struct {
 	percent    int
-	gone       int           // Networks removed since the last trim
-	trim       chan struct{} // of one element
+	trim       *trim.Trimmer
 	setPercent func(int) int
-	free       func()
 }
 
 func newMemory() *memory {
-	return &memory{percent: gcPercent, trim: make(chan struct{}, 1), setPercent: debug.SetGCPercent, free: giveBack}
-}
-
-// giveBack returns to the host what is not used.
-func giveBack() {
-	// What has a finalizer (every socket) or lies in a pool is freed by the second collection.
-	runtime.GC()
-	debug.FreeOSMemory()
+	return &memory{percent: gcPercent, trim: trim.New(trimNetworks), setPercent: debug.SetGCPercent}
 }
 
 // percentFor is the collector's setting for a number of Networks. It has few steps, because each change of it
@@ -65,38 +52,12 @@ func (m *memory) added(networks int) { m.set(networks) }
 // removed is told of a Network less.
 func (m *memory) removed(networks int) {
 	m.set(networks)
-	if m.gone++; m.gone < trimNetworks {
-		return
-	}
-	m.gone = 0
-	select {
-	case m.trim <- struct{}{}:
-	default: // one is on its way
-	}
+	m.trim.Gone()
 }
 
 func (m *memory) set(networks int) {
 	if p := percentFor(networks); p != m.percent {
 		m.percent = p
 		m.setPercent(p)
-	}
-}
-
-// run gives memory back when many Networks have gone, until ctx ends.
-func (m *memory) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.trim:
-		}
-		t := time.NewTimer(trimDelay)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-t.C:
-			m.free()
-		}
 	}
 }

@@ -36,7 +36,7 @@ type server struct {
 
 	events chan Event
 	stop   context.CancelFunc // called by close
-	wg     sync.WaitGroup     // sendEvents, memory.run
+	wg     sync.WaitGroup     // sendEvents, Trimmer.Run
 }
 
 // network is a live Network and what its resolver was told.
@@ -50,7 +50,7 @@ func newServer(c *wire.Conn, host Host, report confine.Report, log *slog.Logger)
 	s := &server{c: c, host: host, log: log, report: report, memory: newMemory(),
 		networks: make(map[string]*network), events: make(chan Event, eventQueue), stop: cancel}
 	s.wg.Go(func() { s.sendEvents(ctx) })
-	s.wg.Go(func() { s.memory.run(ctx) })
+	s.wg.Go(func() { s.memory.trim.Run(ctx) })
 	return s
 }
 
