@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -46,8 +47,19 @@ func (r *Rig) NewDaemon(t testing.TB, flags ...string) *Daemon {
 }
 
 // Running is the process of the daemon, whoever started it; 0 when there is none.
-func (d *Daemon) Running() int {
-	b, err := os.ReadFile(filepath.Join(d.Runtime, "usernet", "daemon.pid"))
+func (d *Daemon) Running() int { return runningDaemon(d.Runtime) }
+
+// endOther ends the daemon that runs, which is nobody's child.
+func (d *Daemon) endOther(t testing.TB) {
+	t.Helper()
+	if err := endDaemon(d.Runtime); err != nil {
+		t.Error(err)
+	}
+}
+
+// runningDaemon is the process of the daemon of a runtime directory, or 0.
+func runningDaemon(dir string) int {
+	b, err := os.ReadFile(filepath.Join(dir, "usernet", "daemon.pid"))
 	if err != nil {
 		return 0
 	}
@@ -59,29 +71,28 @@ func (d *Daemon) Running() int {
 	return pid
 }
 
-// endOther ends the daemon that runs, which is nobody's child.
-func (d *Daemon) endOther(t testing.TB) {
-	t.Helper()
-	pid := d.Running()
+// endDaemon ends the daemon of a runtime directory when there is one, and waits for it. It needs no test, whose
+// context has ended when it cleans up.
+func endDaemon(dir string) error {
+	pid := runningDaemon(dir)
 	if pid == 0 {
-		return
+		return nil
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("end daemon: %v", err)
+		return fmt.Errorf("end daemon: %w", err)
 	}
-	// Not WaitFor, which gives up with the test's context.
 	tick, deadline := time.NewTicker(10*time.Millisecond), time.NewTimer(Patience)
 	defer tick.Stop()
 	defer deadline.Stop()
-	for d.Running() == pid {
+	for runningDaemon(dir) == pid {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Errorf("the daemon, process %d, goes on after SIGTERM", pid)
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it is this test's
-			return
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it is one of these tests'
+			return fmt.Errorf("end daemon: process %d goes on %v after SIGTERM", pid, Patience)
 		}
 	}
+	return nil
 }
 
 // Daemon starts one and waits until its API answers. It is ended with the test.

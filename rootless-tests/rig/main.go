@@ -47,7 +47,9 @@ func play(m *testing.M) int {
 		err = enter(os.Args[2:])
 	case os.Getenv(insideEnv) != "":
 		if err = inherit(); err == nil {
-			return m.Run()
+			code = m.Run()
+			// Of commands that were not given a daemon of their own.
+			err = endDaemon(runtimeDir())
 		}
 	case os.Geteuid() == 0:
 		code, err = build(os.Args[1:])
