@@ -157,6 +157,13 @@ func TestPodmanAttach(t *testing.T) {
 			t.Cleanup(func() { podman(t, "rm", "--force", "web") })
 			port, flag := publish(80, "tcp")
 			p := r.Usernet(t, nil, "attach", "--publish", flag, podman(t, "inspect", "--format", "{{.State.Pid}}", "web"))
+			wantPage(t, r, families[0], port) // it is attached
+			// Whoever has no NET_RAW pings too, with a ping socket: podman's own range has the group 0 alone.
+			for name, want := range map[string]string{"ping_group_range": "0\t65536", "ip_unprivileged_port_start": "0"} {
+				if got := podman(t, "exec", "web", "/bin/busybox", "cat", "/proc/sys/net/ipv4/"+name); got != want {
+					t.Errorf("%s is %q, want %q", name, got, want)
+				}
+			}
 			bothFamilies(t, func(t *testing.T, f family) {
 				wantPage(t, r, f, port)
 				l := r.X1.ListenTCP(t, at(f.x1, 0))
