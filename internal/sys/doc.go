@@ -16,6 +16,7 @@
 //   - errqueue: ICMP errors about what a socket sent
 //   - fdpass: descriptors over a SEQPACKET socket
 //   - sockopt, probe: what the kernel can do
+//   - yield: how goroutines that always have work take turns with those that wait
 //
 // Errors are the bare syscall.Errno, so a caller can compare them without unwrapping; whoever shows
 // one to a person says what was being done.
