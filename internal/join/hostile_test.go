@@ -152,6 +152,65 @@ func TestTooManyRequests(t *testing.T) {
 	wait(t, "the end of the join", ctl.block)
 }
 
+// Large bodies that wait their turn are not in memory: 64 of 8 MiB would be half a gigabyte for each connection.
+func TestQueuedBodiesStayPacked(t *testing.T) {
+	a, b, err := sys.Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := newLink(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := newLink(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 4
+	begun, goOn := make(chan struct{}, n), make(chan struct{})
+	var sizes []int // of the one handler
+	server.handle = func(r request) {
+		defer r.close()
+		begun <- struct{}{}
+		<-goOn
+		sizes = append(sizes, len(r.Body))
+		_ = server.reply(r.message, nil, nil)
+	}
+	var wg sync.WaitGroup
+	wg.Go(server.read)
+	wg.Go(client.read)
+	t.Cleanup(func() { client.conn.Close(); server.conn.Close(); wg.Wait(); server.work.Wait() })
+	var asked sync.WaitGroup
+	large := idBody{strings.Repeat("x", 2*maxInline)}
+	for range n {
+		asked.Go(func() {
+			if _, err := client.call(t.Context(), kindStarted, large); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait(t, "the first", begun)
+	eventually(t, "the others in the queue", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return len(server.queue) == n-1
+	})
+	server.mu.Lock()
+	for _, r := range server.queue {
+		if len(r.Body) > 0 || len(r.files) != 1 {
+			t.Errorf("a request waits with %d bytes and %d files", len(r.Body), len(r.files))
+		}
+	}
+	server.mu.Unlock()
+	close(goOn)
+	asked.Wait()
+	for _, size := range sizes {
+		if size < 2*maxInline {
+			t.Errorf("handled a body of %d bytes", size)
+		}
+	}
+}
+
 // A shim that stands still costs who asks it a bounded time, and the daemon nothing.
 func TestStuckShim(t *testing.T) {
 	a, b, err := sys.Socketpair()

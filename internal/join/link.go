@@ -31,6 +31,21 @@ func (r *request) close() {
 	r.files = nil
 }
 
+// open reads the body of a Large request out of its first file. What it refuses is closed.
+func (r *request) open() (err error) {
+	if !r.Large {
+		return nil
+	}
+	r.Body, err = unpack(r.files[0])
+	r.files[0].Close()
+	r.files = r.files[1:]
+	if err != nil {
+		r.close()
+		return fmt.Errorf("receive %s: read body: %w", r.Kind, err)
+	}
+	return nil
+}
+
 // file takes the only file out of the request.
 func (r *request) file() (*os.File, error) {
 	if len(r.files) != 1 {
@@ -118,6 +133,11 @@ func (l *link) handleAll() {
 		r := l.queue[0]
 		l.queue = l.queue[1:]
 		l.mu.Unlock()
+		// Not when it came: a queue full of the largest bodies would be half a gigabyte for each connection.
+		if err := r.open(); err != nil {
+			l.fail(err)
+			continue
+		}
 		l.handle(r)
 	}
 }
@@ -134,15 +154,11 @@ func (l *link) next() error {
 		if len(r.files) == 0 {
 			return fmt.Errorf("receive %s: its body did not come; raise the limit of open files", m.Kind)
 		}
-		r.Body, err = unpack(r.files[0])
-		r.files[0].Close()
-		r.files = r.files[1:]
-		if err != nil {
-			r.close()
-			return fmt.Errorf("receive %s: read body: %w", m.Kind, err)
-		}
 	}
 	if m.Kind == kindReply {
+		if err := r.open(); err != nil {
+			return err
+		}
 		l.answer(r)
 		return nil
 	}
