@@ -125,8 +125,19 @@ func (sb *Sandbox) sync(ctx context.Context) {
 	if err == nil {
 		err = sb.tellKept(ctx)
 	}
-	if err != nil && sb.ctx.Err() == nil && ctx.Err() == nil {
+	if sb.ctx.Err() != nil || ctx.Err() != nil {
+		return
+	}
+	known := sb.retries.pause > 0
+	pause := sb.retries.next(err)
+	switch {
+	case err != nil && !known:
 		sb.c.log.Warn("container not up to date", "container", sb.conf.Name, "err", err)
+	case err == nil && known:
+		sb.c.log.Info("container up to date again", "container", sb.conf.Name)
+	}
+	if pause > 0 {
+		sb.again(pause)
 	}
 }
 

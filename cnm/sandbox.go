@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/usernet/usernet/cnm/fault"
@@ -64,6 +65,11 @@ type Sandbox struct {
 
 	// syncing is set while a goroutine is to bring the namespaces up to date; guarded by Controller.mu.
 	syncing bool
+	// retrying is set while one waits to have that done again; guarded by Controller.mu, and waits counts it.
+	retrying bool
+	waits    sync.WaitGroup
+	// retries are the tries that failed in a row; guarded by op.
+	retries retries
 }
 
 // told is the last that a shim heard of.
@@ -305,6 +311,7 @@ func (sb *Sandbox) Close() error {
 		ep.state = leaving
 	}
 	c.mu.Unlock()
+	sb.waits.Wait()
 	sb.dropPorts()
 	for _, ep := range endpoints {
 		c.unwire(ep)
