@@ -110,6 +110,17 @@ func (c *Controller) later(sb *Sandbox) {
 	c.wg.Go(func() { sb.sync(c.ctx) })
 }
 
+// laterAttached is later once no TAP is on its way any more: a shim that does not answer must not keep its own TAPs from
+// being attached, least of all when all come back to a new daemon.
+func (sb *Sandbox) laterAttached() {
+	sb.c.mu.Lock()
+	waits := slices.ContainsFunc(sb.endpoints, func(ep *endpoint) bool { return ep.state == reserved })
+	sb.c.mu.Unlock()
+	if !waits {
+		sb.c.later(sb)
+	}
+}
+
 func (sb *Sandbox) sync(ctx context.Context) {
 	err := sb.lockRunning(ctx)
 	sb.c.mu.Lock()

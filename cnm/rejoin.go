@@ -21,7 +21,7 @@ func (c *Controller) Rejoin(ctx context.Context, s SandboxConfig, r Rejoin, ls [
 		sb.Close()
 		return nil, err
 	}
-	c.later(sb)
+	sb.laterAttached()
 	return sb, nil
 }
 

@@ -3,6 +3,7 @@ package cnm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -45,6 +46,15 @@ func (b *box) kept(t *testing.T) (ls []portfwd.Listener) {
 
 // rejoin does what a shim does that finds a new daemon.
 func (r *rig) rejoin(b *box, ls []portfwd.Listener) (*box, error) {
+	next, err := r.takeOver(b, ls)
+	if err != nil {
+		return nil, err
+	}
+	return next, next.attach()
+}
+
+// takeOver is rejoin but for the TAPs.
+func (r *rig) takeOver(b *box, ls []portfwd.Listener) (*box, error) {
 	info := Rejoin{PID: 4711}
 	for _, ep := range b.endpoints {
 		if slices.ContainsFunc(b.ns.Links(), func(l plumb.Link) bool { return l.EndpointID == ep.id }) {
@@ -57,7 +67,7 @@ func (r *rig) rejoin(b *box, ls []portfwd.Listener) (*box, error) {
 		return nil, err
 	}
 	r.t.Cleanup(func() { next.Close() })
-	return next, next.attach()
+	return next, nil
 }
 
 // TestRejoin is FT-02 and FT-21 as far as control goes: after a kill everything is as it was, and in between nobody
@@ -102,6 +112,59 @@ func TestRejoin(t *testing.T) {
 	}
 	r.connect("c1", "bridge") // it is a sandbox as any other
 	r.check(next)
+}
+
+// TestFT02HungShims: some shims do not answer when a new daemon asks for changes, because what is in their sandboxes is
+// stopped. Neither their own return nor the others wait for them, and they can be ended.
+func TestFT02HungShims(t *testing.T) {
+	r := newRig(t)
+	r.create("n1", "10.1.0.0/24")
+	r.create("n2", "10.2.0.0/24")
+	var all []*box
+	for i := range 20 {
+		all = append(all, r.run(sandboxConf(fmt.Sprintf("c%d", i), "n1", "n2")))
+	}
+	r.settled()
+	r.restart()
+	begin := time.Now()
+	var next []*box
+	for i, b := range all {
+		if i%4 == 0 {
+			b.ns.Hang()
+		}
+		b, err := r.takeOver(b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.c.mu.Lock()
+		busy := b.syncing || len(b.op) > 0
+		r.c.mu.Unlock()
+		if busy {
+			t.Fatal("it is asked for changes before its TAPs are attached")
+		}
+		if err := b.attach(); err != nil {
+			t.Fatal(err)
+		}
+		next = append(next, b)
+	}
+	for i, b := range next {
+		if i%4 == 0 {
+			continue
+		}
+		r.create(fmt.Sprint("more", i), "")
+		r.connect(b.conf.Name, fmt.Sprint("more", i))
+		r.disconnect("n2", b.conf.Name)
+	}
+	for i, b := range next {
+		if i%4 == 0 {
+			b.Close()
+		}
+	}
+	if took := time.Since(begin); took > patience/2 {
+		t.Errorf("it took %v: somebody waited for a shim that does not answer", took)
+	}
+	r.settled()
+	r.check(slices.DeleteFunc(next, func(b *box) bool { return b.state == closed })...)
 }
 
 // TestRejoinWithoutLease: a store that lost the lease still gives the same leg, unless somebody else has the address.

@@ -226,7 +226,7 @@ func (sb *Sandbox) Attach(endpointID string, dev *os.File, info tap.Info) error 
 		return err
 	}
 	sb.c.tellRelated(sb)
-	sb.c.later(sb)
+	sb.laterAttached()
 	if !sb.isStarted() { // else it was connected all along, and another daemon told of it
 		sb.c.tellNetwork("connect", ep.net, sb.conf.ID)
 	}

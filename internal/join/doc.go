@@ -34,6 +34,9 @@
 //	rejoin {version, config, legs, pid}   ──►        Controller.Rejoin
 //	attach + TAP, for each leg            ──►        Sandbox.Attach
 //
+// Of a sandbox there is one connection. A rejoin of the process that has one already ends it, and waits until the daemon is
+// done with it; another process is refused.
+//
 // A leg comes with all that the next daemon has to be told of it (its Network, what was asked of it), so it is known from
 // the moment the interface is there: a connect that a dying daemon left half done is a leg after all.
 //

@@ -42,6 +42,7 @@ type fakeSandbox struct {
 	pid    int
 	ports  []portfwd.Spec
 	closed chan struct{}
+	stuck  chan struct{} // when not nil, Close waits for a word
 }
 
 func (c *fakeController) add(s cnm.SandboxConfig, r *cnm.Rejoin, ls []portfwd.Listener, ns cnm.Namespace) *fakeSandbox {
@@ -183,6 +184,12 @@ func (s *fakeSandbox) Ports() []portfwd.Spec {
 func (s *fakeSandbox) Stats(context.Context) (spec.Stats, error) { return spec.Stats{TCPFlows: 7}, nil }
 
 func (s *fakeSandbox) Close() error {
+	s.mu.Lock()
+	stuck := s.stuck
+	s.mu.Unlock()
+	if stuck != nil {
+		<-stuck
+	}
 	closeListeners(s.kept)
 	close(s.closed)
 	return nil

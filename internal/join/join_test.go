@@ -198,6 +198,48 @@ func TestJoinTwice(t *testing.T) {
 	}
 }
 
+// A shim that comes back before its last connection has come to its end here, however long that takes, is no second
+// sandbox of its id: the new connection takes its place.
+func TestRejoinReplaces(t *testing.T) {
+	path := socketPath(t)
+	ctl := &fakeController{}
+	startDaemon(t, path, ctl)
+	first := raw(t, path)
+	if _, err := first.call(t.Context(), kindJoin, joinBody{Version, testConfig()}); err != nil {
+		t.Fatal(err)
+	}
+	stuck, hold := ctl.last(t), make(chan struct{})
+	stuck.mu.Lock()
+	stuck.stuck = hold
+	stuck.mu.Unlock()
+	rejoin := func() *link {
+		l := raw(t, path)
+		go func() { l.call(t.Context(), kindRejoin, rejoinBody{Version: Version, Config: testConfig()}) }()
+		return l
+	}
+	second := rejoin()
+	wait(t, "the end of the first connection", first.done)
+	select {
+	case <-second.done:
+		t.Fatal("refused while the first ends")
+	case hold <- struct{}{}:
+	}
+	wait(t, "the end of the first sandbox", stuck.closed)
+	eventually(t, "the second", func() bool { return ctl.last(t) != stuck && ctl.last(t).rejoin != nil })
+	// One that has gone without a word is waited for by a join too.
+	gone := ctl.last(t)
+	eventually(t, "its answers", func() bool { _, err := second.call(t.Context(), kindPorts, nil); return err == nil })
+	second.conn.Close()
+	third := rejoin()
+	wait(t, "the end of the second sandbox", gone.closed)
+	eventually(t, "the third", func() bool { return ctl.last(t) != gone })
+	select {
+	case <-third.done:
+		t.Error("refused:", third.cause())
+	default:
+	}
+}
+
 // LU-01: whatever the socket's mode is, it serves its user only, and a shim gives nothing to another user's
 // daemon. The kernel says who it is; that this process is somebody else is pretended.
 func TestLU01OtherUser(t *testing.T) {

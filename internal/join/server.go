@@ -176,19 +176,37 @@ func (s *Server) end(ss *session) {
 	defer s.mu.Unlock()
 	delete(s.sessions, ss)
 	s.unnameLocked(ss)
+	close(ss.ended)
 	s.changed(len(s.sessions))
 }
 
-// name says which sandbox a session is.
-func (s *Server) name(ss *session, id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.names[id] != nil {
-		return fmt.Errorf("sandbox %s is here already", id)
+// name says which sandbox a session is, of which there is one. An earlier session whose connection has ended is waited
+// for, for as long as ctx lets. One that has not is in the way, unless the same process comes back with a rejoin: it
+// has given up its earlier connection, whatever that still does here.
+func (s *Server) name(ctx context.Context, ss *session, id string, rejoin bool) error {
+	for {
+		s.mu.Lock()
+		old := s.names[id]
+		if old == nil {
+			ss.id = id
+			s.names[id] = ss
+		}
+		s.mu.Unlock()
+		switch {
+		case old == nil:
+			return nil
+		case old.ctx.Err() != nil:
+		case rejoin && old.pid == ss.pid:
+			old.l.fail(errors.New("the sandbox has another connection"))
+		default:
+			return fmt.Errorf("sandbox %s is here already", id)
+		}
+		select {
+		case <-old.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("sandbox %s: wait for the end of its last connection: %w", id, ctx.Err())
+		}
 	}
-	ss.id = id
-	s.names[id] = ss
-	return nil
 }
 
 // unname gives the id of a sandbox that has left back.

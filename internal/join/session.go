@@ -25,7 +25,8 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	id string // of the sandbox, set once by Server.name
+	id    string        // of the sandbox, set once by Server.name
+	ended chan struct{} // closed by Server.end
 
 	// What follows is the handler's.
 	sandbox  Sandbox            // nil before it has joined and after it has left
@@ -45,7 +46,7 @@ func newSessionOn(s *Server, l *link, pid int) *session {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &session{
 		s: s, l: l, pid: pid, log: s.log.With("pid", pid),
-		ctx: ctx, cancel: cancel,
+		ctx: ctx, cancel: cancel, ended: make(chan struct{}),
 	}
 }
 
@@ -166,7 +167,7 @@ func (ss *session) attach(r *request) error {
 }
 
 // admit is common to join and rejoin: one sandbox for each connection, and its process is who connected.
-func (ss *session) admit(version int, c *cnm.SandboxConfig) error {
+func (ss *session) admit(ctx context.Context, version int, c *cnm.SandboxConfig, rejoin bool) error {
 	if ss.sandbox != nil || ss.id != "" {
 		return fault.New(fault.Invalid, "the sandbox has joined already")
 	}
@@ -176,11 +177,11 @@ func (ss *session) admit(version int, c *cnm.SandboxConfig) error {
 	if ss.pid > 0 {
 		c.ShimPID = ss.pid
 	}
-	if err := ss.s.name(ss, c.ID); err != nil {
+	if err := ss.l.conn.SetReceiveDeadline(time.Time{}); err != nil {
 		return err
 	}
 	ss.log = ss.log.With("sandbox", c.Name)
-	return ss.l.conn.SetReceiveDeadline(time.Time{})
+	return ss.s.name(ctx, ss, c.ID, rejoin)
 }
 
 func (ss *session) join(r *request) (any, error) {
@@ -188,11 +189,11 @@ func (ss *session) join(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ss.admit(b.Version, &b.Config); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ss.ctx, joinTimeout)
 	defer cancel()
+	if err := ss.admit(ctx, b.Version, &b.Config, false); err != nil {
+		return nil, err
+	}
 	sandbox, joined, err := ss.s.ctl.Join(ctx, b.Config, &namespace{l: ss.l, legs: ss.legs})
 	if err != nil {
 		ss.s.unname(ss) // before the answer, after which it may try again
@@ -208,11 +209,11 @@ func (ss *session) rejoin(r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := ss.admit(b.Version, &b.Config); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ss.ctx, joinTimeout)
 	defer cancel()
+	if err := ss.admit(ctx, b.Version, &b.Config, true); err != nil {
+		return err
+	}
 	ss.sandbox, err = ss.s.ctl.Rejoin(ctx, b.Config, b.Rejoin, ss.kept, &namespace{l: ss.l, legs: ss.legs})
 	if err != nil {
 		ss.s.unname(ss)
