@@ -11,6 +11,7 @@ import (
 
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control/registry"
+	"github.com/usernet/usernet/internal/daemon"
 	"github.com/usernet/usernet/internal/shim"
 )
 
@@ -211,6 +212,7 @@ func (a *app) run(ctx context.Context, o *runOptions, command []string) (int, er
 		Command: command, Dir: o.workdir, Map: o.mapping, Network: o.network,
 		Stdio: [3]*os.File{a.stdio.In, a.stdio.Out, a.stdio.Err},
 		Log:   s.log, InitLog: o.log.forInit(),
+		Reap: daemon.Reap,
 	}
 	if o.network != shim.NetworkHost || o.hostname != "" {
 		cfg.Hostname = hostname

@@ -160,7 +160,22 @@ func (s Start) spawn(ctx context.Context) (string, error) {
 	if err := cmd.Wait(); err != nil && len(b) == 0 && ctx.Err() == nil && lastLine(s.Paths.Log()) == "" {
 		return "", err
 	}
-	return strings.TrimSpace(string(b)), nil
+	return withoutPID(string(b)), nil
+}
+
+// withoutPID takes the line of the process in between out of an answer, and adopts the daemon that it names.
+func withoutPID(answer string) string {
+	var rest []string
+	for line := range strings.Lines(answer) {
+		if s, ok := strings.CutPrefix(line, pidLine); ok {
+			if pid, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && pid > 0 {
+				adopt(pid)
+				continue
+			}
+		}
+		rest = append(rest, line)
+	}
+	return strings.TrimSpace(strings.Join(rest, ""))
 }
 
 // environment is what a daemon gets of the environment of a command that happened to need one.
@@ -231,6 +246,7 @@ func fromStarter() (s *starter, detached bool, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, false, fmt.Errorf("start daemon: %w", err)
 	}
+	_, _ = fmt.Fprintf(s.pipe, "%s%d\n", pidLine, cmd.Process.Pid) // the starter may have given up
 	return nil, true, cmd.Process.Release()
 }
 

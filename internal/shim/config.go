@@ -92,6 +92,10 @@ type Config struct {
 	// send it signals. Nil means that nobody does.
 	Start func(ctx context.Context, init int) (Network, error)
 
+	// Reap, when not nil, is called when a child of the shim has ended, which may be one that it adopted as a
+	// subreaper and does not know. It must not block, nor wait for a child that it does not know to be its own.
+	Reap func()
+
 	// Stdio are CMD's descriptors 0, 1 and 2.
 	Stdio [3]*os.File
 	// Exe is the binary re-executed as init; empty means the running one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -197,6 +198,12 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 	// From going on signals are CMD's: it may run and have got them before we hear of it, and what is sent to init waits
 	// there until CMD runs.
 	going, running := false, false
+	ended := make(chan os.Signal, 1)
+	if s.cfg.Reap != nil {
+		signal.Notify(ended, syscall.SIGCHLD)
+		defer signal.Stop(ended)
+		s.cfg.Reap() // what ended before
+	}
 	var netDone <-chan struct{}
 	for {
 		select {
@@ -231,6 +238,8 @@ func (s *sandbox) serve(ctx context.Context, ev events, dev chan<- message) (int
 			if going && !reachedCommand(sig.(syscall.Signal)) {
 				_ = s.conn.send(message{Kind: kindSignal, Signal: sig.(syscall.Signal)})
 			}
+		case <-ended:
+			s.cfg.Reap()
 		case <-netDone:
 			s.log.Error("network is down for good; the command goes on without")
 			netDone = nil
