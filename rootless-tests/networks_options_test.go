@@ -152,6 +152,8 @@ func TestBridgeOptions(t *testing.T) {
 	create("named", "-o", prefix+"container_iface_prefix=lan", "-o", prefix+"driver.mtu=1400")
 	create("from3", "-o", prefix+"host_ipv4="+rig.H24.String())
 	create("alone", "--internal", "-o", prefix+"bridge.gateway_mode_ipv4=isolated")
+	create("alone6", "--internal", "--ipv6", "-o", prefix+"bridge.gateway_mode_ipv4=isolated", "-o", prefix+"bridge.gateway_mode_ipv6=isolated")
+	create("half", "--internal", "--ipv6", "-o", prefix+"bridge.gateway_mode_ipv4=isolated")
 	create("bound", "-o", prefix+"bridge.host_binding_ipv4="+rig.H24.String())
 
 	named := d.Run(t, "--network", "named")
@@ -173,6 +175,18 @@ func TestBridgeOptions(t *testing.T) {
 	}
 	if got := d.Must(t, "usernet", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "alone"); got != "" && ping(t, a1.Node, got) {
 		t.Errorf("somebody answers at %s, where a gateway would be", got)
+	}
+
+	// The resolver answers there too: 127.0.0.11 needs an address of its own, not a gateway.
+	for _, network := range []string{"alone", "alone6", "half"} {
+		a, b := d.Run(t, "--network", network), d.Run(t, "--name", network+"-b", "--network", network)
+		if out := b.Node.Run(t, "cat", "/etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.11\n") {
+			t.Errorf("%s: resolv.conf is\n%s", network, out)
+		}
+		want := d.Must(t, "usernet", "inspect", "-f", "{{(index .NetworkSettings.Networks \""+network+"\").IPAddress}}", network+"-b")
+		if out := a.Node.Run(t, "getent", "ahostsv4", network+"-b"); want == "" || !strings.HasPrefix(out, want+" ") {
+			t.Errorf("%s: the name is answered by %q, want %s", network, out, want)
+		}
 	}
 
 	port, spec := publish(80, "tcp")
