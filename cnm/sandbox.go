@@ -100,7 +100,7 @@ func (sb *Sandbox) unlock() { <-sb.op }
 
 // gone is the error of everything after the end.
 func (sb *Sandbox) gone() error {
-	return fault.New(fault.NotFound, "No such container: %s", sb.conf.Name)
+	return NoSuchContainer(sb.conf.Name)
 }
 
 // lockSoon is lock once the command runs, for a caller that would not wait long for that.
@@ -133,27 +133,14 @@ func (sb *Sandbox) isStarted() bool {
 
 // findSandboxLocked finds a joined sandbox: by id, name, or the beginning of its id.
 func (c *Controller) findSandboxLocked(ref string) (*Sandbox, error) {
-	ref = strings.TrimPrefix(ref, "/")
-	if sb, ok := c.sandboxes[ref]; ok && sb.state == joined {
-		return sb, nil
-	}
-	var found []*Sandbox
-	for id, sb := range c.sandboxes {
-		switch {
-		case sb.state != joined:
-		case sb.conf.Name == ref:
-			return sb, nil
-		case ref != "" && strings.HasPrefix(id, ref):
-			found = append(found, sb)
+	all := func(yield func(*Sandbox) bool) {
+		for _, sb := range c.sandboxes {
+			if sb.state == joined && !yield(sb) {
+				return
+			}
 		}
 	}
-	switch len(found) {
-	case 0:
-		return nil, fault.New(fault.NotFound, "No such container: %s", ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, fault.New(fault.Invalid, "multiple IDs found with provided prefix: %s", ref)
+	return MatchContainer(all, ref, func(sb *Sandbox) (id, name string) { return sb.conf.ID, sb.conf.Name })
 }
 
 func (c *Controller) findSandbox(ref string) (*Sandbox, error) {

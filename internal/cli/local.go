@@ -28,7 +28,7 @@ type noController struct{ engine.Controller }
 func (noController) Sandboxes() []cnm.SandboxInfo { return nil }
 
 func (noController) Sandbox(ref string) (cnm.SandboxInfo, error) {
-	return cnm.SandboxInfo{}, fault.New(fault.NotFound, "No such container: %s", ref)
+	return cnm.SandboxInfo{}, cnm.NoSuchContainer(ref)
 }
 
 func (noController) Networks() []cnm.NetworkInfo { return nil }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/cnm"
-	"github.com/usernet/usernet/cnm/fault"
 	"github.com/usernet/usernet/internal/control/registry"
 )
 
@@ -99,26 +98,7 @@ func (e *Engine) find(ctx context.Context, ref string) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	name := strings.TrimPrefix(ref, "/") // as names are shown
-	for _, is := range []func(found) bool{
-		func(c found) bool { return c.ID == ref },
-		func(c found) bool { return c.Name == name },
-		func(c found) bool { return ref != "" && strings.HasPrefix(c.ID, ref) },
-	} {
-		var hits []found
-		for _, c := range list {
-			if is(c) {
-				hits = append(hits, c)
-			}
-		}
-		if len(hits) > 1 {
-			return found{}, fault.New(fault.Invalid, "multiple IDs found with provided prefix: %s", ref)
-		}
-		if len(hits) == 1 {
-			return hits[0], nil
-		}
-	}
-	return found{}, fault.New(fault.NotFound, "No such container: %s", ref)
+	return cnm.MatchContainer(slices.Values(list), ref, func(c found) (id, name string) { return c.ID, c.Name })
 }
 
 // derivedID is an id that is always the same for the same two: the Endpoint of a container in a Network
