@@ -168,12 +168,12 @@ func TestQueuedBodiesStayPacked(t *testing.T) {
 	}
 	const n = 4
 	begun, goOn := make(chan struct{}, n), make(chan struct{})
-	var sizes []int // of the one handler
+	sizes := make(chan int, n)
 	server.handle = func(r request) {
 		defer r.close()
 		begun <- struct{}{}
 		<-goOn
-		sizes = append(sizes, len(r.Body))
+		sizes <- len(r.Body)
 		_ = server.reply(r.message, nil, nil)
 	}
 	var wg sync.WaitGroup
@@ -204,7 +204,8 @@ func TestQueuedBodiesStayPacked(t *testing.T) {
 	server.mu.Unlock()
 	close(goOn)
 	asked.Wait()
-	for _, size := range sizes {
+	close(sizes)
+	for size := range sizes {
 		if size < 2*maxInline {
 			t.Errorf("handled a body of %d bytes", size)
 		}
