@@ -96,6 +96,13 @@ func TestDaemonComesBack(t *testing.T) {
 	if got := d.Must(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n"); got != "2" {
 		t.Errorf("sandboxes in the network: %s", got)
 	}
+	// The second daemon is a child of the shim that started it, which is a subreaper: it leaves no zombie.
+	pid = d.Running()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	rig.WaitFor(t, 10*time.Second, "end of the second daemon", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+	waitPing(t, a.Node, "b", 10*time.Second)
 }
 
 // FT-12: after a reboot there is the state and no sandbox; nothing stale remains.

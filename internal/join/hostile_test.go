@@ -204,9 +204,8 @@ func TestQueuedBodiesStayPacked(t *testing.T) {
 	server.mu.Unlock()
 	close(goOn)
 	asked.Wait()
-	close(sizes)
-	for size := range sizes {
-		if size < 2*maxInline {
+	for range n {
+		if size := <-sizes; size < 2*maxInline {
 			t.Errorf("handled a body of %d bytes", size)
 		}
 	}
