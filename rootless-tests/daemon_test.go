@@ -1,13 +1,16 @@
 package rootlesstests
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,14 +20,24 @@ import (
 
 // The daemon dies and comes back; sandboxes live on.
 
+// killBoth ends a daemon with -9, and its datapath, which would wait for the next one.
+func killBoth(t *testing.T, d *rig.Daemon) {
+	t.Helper()
+	datapath := d.Datapath(t)
+	d.Kill(t)
+	if err := syscall.Kill(datapath, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // waitPing waits until a node reaches another by ping.
 func waitPing(t *testing.T, from *rig.Node, to string, limit time.Duration) {
 	t.Helper()
 	rig.WaitFor(t, limit, from.Name+" reaches "+to, func() bool { return ping(t, from, to) })
 }
 
-// FT-02, FT-03, FT-04: the daemon is killed with containers running. They keep interfaces, addresses and names, old
-// TCP flows are reset, published ports are back.
+// FT-02, FT-03, FT-04: the daemon and its datapath are killed with containers running. They keep interfaces, addresses
+// and names, old TCP flows are reset, published ports are back.
 func TestDaemonKilled(t *testing.T) {
 	t.Parallel()
 	r := rig.Start(t)
@@ -43,7 +56,7 @@ func TestDaemonKilled(t *testing.T) {
 		c.Close()
 	}
 
-	d.Kill(t)
+	killBoth(t, d)
 	d.Start(t)
 	waitPing(t, a.Node, "b", 5*time.Second)
 	if after := a.Node.Run(t, "ip", "-o", "addr", "show", "eth0"); after != before {
@@ -75,6 +88,93 @@ func TestDaemonKilled(t *testing.T) {
 		t.Errorf("the address %v is given twice", x)
 	}
 	waitPing(t, e.Node, "a", time.Second)
+}
+
+// FT-21: the daemon is killed, twice, and nobody in a sandbox notices: no echo request is lost, every query is answered,
+// a TCP flow and a published port go on. Somebody who dies meanwhile leaves nothing behind.
+func TestFT21(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	d.Must(t, "usernet", "network", "create", "n")
+	port, spec := publish(7, "tcp")
+	a, b := d.Run(t, "--name", "a", "--network", "n"), d.Run(t, "--name", "b", "--network", "n", "-p", spec)
+	accept(t, b.ListenTCP(t, at(netip.IPv4Unspecified(), 7)), func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
+	out, in := a.DialTCP(t, serveEcho(t, r.X1, rig.X1v4)), r.X1.DialTCP(t, at(rig.H4, port))
+	datapath := d.Datapath(t)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, to := range []string{"b", rig.X1v4.String()} {
+		wg.Go(func() {
+			text, code, err := a.Node.Exec(ctx, "", "ping", "-n", "-i", "0.05", "-c", "240", "-W", "2", to)
+			if err != nil || code != 0 || !strings.Contains(text, " 0% packet loss") {
+				t.Errorf("ping %s: code %d, %v\n%s", to, code, err, text[max(0, len(text)-300):])
+			}
+		})
+	}
+	pings := make(chan struct{})
+	go func() { wg.Wait(); close(pings) }()
+	var dns sync.WaitGroup
+	dns.Go(func() { askUntil(t, a.Node, "b", pings) })
+
+	for i := range 2 {
+		c := d.Run(t, "--name", "c"+strconv.Itoa(i), "--network", "n")
+		was := addrIn(t, d, "c"+strconv.Itoa(i), "n")
+		d.Kill(t)
+		if err := c.Cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		c.Exit(t)
+		wantEchoed(t, out, "nobody is in control")
+		d.Start(t)
+		wantEchoed(t, in, "there is a daemon")
+		rig.WaitFor(t, 5*time.Second, "both sandboxes are back", func() bool {
+			return d.Must(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n") == "2"
+		})
+		e := d.Run(t, "--name", "e"+strconv.Itoa(i), "--network", "n", "--ip", was.String())
+		waitPing(t, e.Node, "b", time.Second)
+		e.End(t)
+	}
+	select {
+	case <-pings:
+		t.Error("the pings ended before the last daemon was there")
+	default:
+	}
+	<-pings
+	dns.Wait()
+	wantEchoed(t, out, "two daemons later")
+	wantEchoed(t, in, "two daemons later")
+	if !alive(datapath) {
+		t.Error("the datapath was replaced")
+	}
+	// What was adopted is supervised as before.
+	if err := syscall.Kill(datapath, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	newDatapath(t, d.Process, datapath, 2*time.Second)
+	waitPing(t, a.Node, "b", 5*time.Second)
+}
+
+// askUntil asks the resolver of a sandbox for a name, 20 times a second, until done is closed; each query is to be answered.
+func askUntil(t *testing.T, n *rig.Node, name string, done <-chan struct{}) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		a, err := ask(ctx, n, "udp", netip.MustParseAddrPort("127.0.0.11:53"), question(name))
+		cancel()
+		if err != nil || len(a.Answer) == 0 {
+			t.Errorf("query for %s: %v, %v", name, a, err)
+			return
+		}
+	}
 }
 
 // FT-21: a sandbox's names, addresses and ports are there again when nobody starts the daemon but the sandboxes.

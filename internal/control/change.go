@@ -25,7 +25,7 @@ func (s *supervisor) reserve(prefixes []netip.Prefix) error {
 			fresh = append(fresh, p)
 		}
 	}
-	for _, r := range datapath.Reserve(fresh) {
+	for _, r := range datapath.Reserve(s.unclaimed.Unreserved(fresh)) {
 		if err := s.send(r); err != nil {
 			return err
 		}

@@ -17,7 +17,8 @@ var ErrClosed = errors.New("control is closed")
 // Config is what a Control is made of.
 type Config struct {
 	DNS DNS
-	// Datapath says how to start the process. Its Event is control's; use Event below.
+	// Datapath says how to start the process, or to adopt it where it has a Socket. Its Event is control's; use
+	// Event below.
 	Datapath datapath.Config
 	// Log receives state changes; nil discards them.
 	Log *slog.Logger
@@ -29,6 +30,7 @@ type Config struct {
 	Event func(datapath.Event)
 
 	fallenGrace time.Duration // 0 means the usual one
+	claimGrace  time.Duration // 0 means the usual one
 }
 
 func (c *Config) grace() time.Duration {
@@ -130,8 +132,8 @@ func (c *Control) Err() error {
 	return nil
 }
 
-// Close ends the datapath and what it forwards and waits until they are gone. It is safe to
-// call more than once.
+// Close ends the datapath and what it forwards and waits until they are gone. One with a Socket that has Endpoints
+// is left to the next Control instead. Close is safe to call more than once.
 func (c *Control) Close() error {
 	c.cancel()
 	c.wg.Wait()

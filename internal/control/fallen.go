@@ -50,6 +50,9 @@ func (s *supervisor) event(e datapath.Event) {
 // fell begins to watch what becomes of the Endpoint of an interface that has gone.
 func (s *supervisor) fell(e datapath.Event) {
 	s.log.Debug("interface gone", "network", e.Network, "endpoint", e.ID, "cause", e.Cause)
+	if s.dropFallen(e) {
+		return
+	}
 	if len(s.fallen.list) >= maxFallen {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -23,9 +24,11 @@ type supervisor struct {
 	proc *datapath.Process // nil between two processes
 	want want
 
-	restarts restarts
-	fallen   fallen
-	watching bool // both watchers have been started
+	unclaimed unclaimed
+	restarts  restarts
+	fallen    fallen
+	watching  bool // both watchers have been started
+	adopted   bool // an earlier process was looked for
 
 	upstreams chan []netip.AddrPort // the latest, from watchUpstreams
 	changed   chan struct{}         // the host changed, from watchHost
@@ -38,6 +41,7 @@ func newSupervisor(ctx context.Context, c *Control) *supervisor {
 		upstreams: make(chan []netip.AddrPort, 1),
 		changed:   make(chan struct{}, 1),
 		fallen:    newFallen(),
+		unclaimed: newUnclaimed(),
 	}
 	s.want.upstreams = c.cfg.DNS.Servers
 	return s
@@ -89,14 +93,17 @@ func (s *supervisor) replace() bool {
 	}
 }
 
-// launch starts a process and sends it everything that is wanted.
+// launch makes sure of a process and sends it everything that is wanted.
 func (s *supervisor) launch() error {
 	began := time.Now()
 	cfg := s.c.cfg.Datapath
 	cfg.Event = s.event
-	p, err := datapath.Start(cfg)
-	if err != nil {
-		return err
+	p := s.adopt(cfg)
+	if p == nil {
+		var err error
+		if p, err = datapath.Start(cfg); err != nil {
+			return err
+		}
 	}
 	s.proc = p
 	// The process needs a millisecond or two to isolate itself. What control has to do anyway is done meanwhile.
@@ -136,6 +143,8 @@ func (s *supervisor) serve() {
 			s.fell(e)
 		case <-s.fallen.timer.C:
 			s.warnFallen()
+		case <-s.unclaimed.timer.C:
+			s.dropUnclaimed()
 		}
 	}
 }
@@ -158,9 +167,19 @@ func (s *supervisor) pause(wait time.Duration) bool {
 	}
 }
 
-// send asks for one thing. Its error is a refusal or ErrClosed. Anything else that goes wrong is the
-// end of this process: it is killed, the next one gets what is wanted, and the error is nil.
+// send asks for one thing, unless an adopted process has it already. Its error is that of ask.
 func (s *supervisor) send(r datapath.Request) error {
+	before, there := s.unclaimed.Claim(r)
+	s.tellAll(before)
+	if there {
+		return nil
+	}
+	return s.ask(r)
+}
+
+// ask asks for one thing. Its error is a refusal or ErrClosed. Anything else that goes wrong is the
+// end of this process: it is killed, the next one gets what is wanted, and the error is nil.
+func (s *supervisor) ask(r datapath.Request) error {
 	if s.proc == nil {
 		return nil
 	}
@@ -201,6 +220,7 @@ func (s *supervisor) stats(ctx context.Context, network string) (spec.Stats, err
 // retire makes sure that the process is gone.
 func (s *supervisor) retire() {
 	s.c.setProcess(0, s.c.Status().Hello)
+	s.unclaimed.clear()
 	if s.proc != nil {
 		s.proc.Kill()
 		s.proc = nil
@@ -211,9 +231,18 @@ func (s *supervisor) retire() {
 func (s *supervisor) end() {
 	s.c.cancel()
 	s.fallen.timer.Stop()
-	if s.proc != nil {
+	s.unclaimed.timer.Stop()
+	switch {
+	case s.proc == nil:
+	case s.missed():
+		s.log.Info("datapath goes on until it is adopted", "pid", s.proc.PID())
+		s.proc.Leave()
+	default:
 		if err := s.proc.Close(); err != nil {
 			s.log.Warn("close datapath", "err", err)
+		}
+		if path := s.c.cfg.Datapath.Socket; path != "" {
+			_ = os.Remove(path) // the next datapath would
 		}
 	}
 	s.want.close()

@@ -64,7 +64,7 @@ func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idl
 	}
 	p.closers = append(p.closers, p.store.Close)
 	dp := o.Datapath
-	dp.Level, dp.JSON, dp.Stderr = cfg.Level(), cfg.LogFormat == "json", o.Stderr
+	dp.Level, dp.JSON, dp.Stderr, dp.Socket = cfg.Level(), cfg.LogFormat == "json", o.Stderr, o.Paths.Datapath()
 	if p.control, err = control.Start(ctx, control.Config{DNS: control.DNS{ResolvConf: cfg.ResolvConf}, Datapath: dp, Log: log}); err != nil {
 		return p, err
 	}

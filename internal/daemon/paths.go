@@ -12,10 +12,11 @@ import (
 
 // Names in the runtime directory.
 const (
-	SocketName     = "usernet.sock" // the API
-	JoinSocketName = "join.sock"    // sandboxes
-	pidName        = "daemon.pid"   // locked by the daemon, with its process id
-	startLockName  = "start.lock"   // held by who starts a daemon
+	SocketName     = "usernet.sock"  // the API
+	JoinSocketName = "join.sock"     // sandboxes
+	pidName        = "daemon.pid"    // locked by the daemon, with its process id
+	startLockName  = "start.lock"    // held by who starts a daemon
+	datapathName   = "datapath.sock" // where the next daemon finds the datapath
 )
 
 // Paths are where a user's daemon has its files.
@@ -89,6 +90,9 @@ func (p Paths) Socket() string { return filepath.Join(p.Runtime, SocketName) }
 
 // Join is where sandboxes connect.
 func (p Paths) Join() string { return filepath.Join(p.Runtime, JoinSocketName) }
+
+// Datapath is where the next daemon finds the process that moves the packets.
+func (p Paths) Datapath() string { return filepath.Join(p.Runtime, datapathName) }
 
 // Database is where networks are kept.
 func (p Paths) Database() string { return filepath.Join(p.State, "networks.db") }

@@ -29,6 +29,7 @@ var handlers = map[kind]handler{
 	kindDetach:        {plain: (*server).detach},
 	kindUnpublish:     {plain: (*server).unpublish},
 	kindStats:         {plain: (*server).stats},
+	kindInventory:     {plain: (*server).inventory},
 	kindAttach:        {file: (*server).attach},
 	kindPublish:       {file: (*server).publish},
 	kindCapture:       {file: (*server).capture},
@@ -60,23 +61,29 @@ func (s *server) hello(body json.RawMessage) (any, error) {
 	if q.Version != ProtocolVersion {
 		return nil, fmt.Errorf("serve hello: control speaks version %d, this datapath %d; start the sandbox again", q.Version, ProtocolVersion)
 	}
-	return Hello{Version: ProtocolVersion, Confine: s.report}, nil
+	return Hello{Version: ProtocolVersion, Build: s.build, Confine: s.report}, nil
 }
 
 func (s *server) reserve(body json.RawMessage) (any, error) {
-	return nil, s.byPrefixes(body, Host.Reserve)
+	return nil, s.byPrefixes(body, Host.Reserve, s.held.add)
 }
 
 func (s *server) release(body json.RawMessage) (any, error) {
-	return nil, s.byPrefixes(body, Host.Release)
+	return nil, s.byPrefixes(body, Host.Release, func(e entry) { s.held.remove(e.key) })
 }
 
-func (s *server) byPrefixes(body json.RawMessage, do func(Host, ...netip.Prefix) error) error {
+func (s *server) byPrefixes(body json.RawMessage, do func(Host, ...netip.Prefix) error, note func(entry)) error {
 	q, err := parse[prefixesRequest](body)
 	if err != nil {
 		return err
 	}
-	return do(s.host, q.Prefixes...)
+	if err := do(s.host, q.Prefixes...); err != nil {
+		return err
+	}
+	for _, p := range q.Prefixes {
+		note(entry{key: prefixKey(p)})
+	}
+	return nil
 }
 
 func (s *server) setUpstreams(body json.RawMessage) (any, error) {
@@ -121,6 +128,7 @@ func (s *server) addNetwork(body json.RawMessage) (any, error) {
 	}
 	n := &network{backend: b, hosts: q.Hosts}
 	s.networks[id] = n
+	s.held.add(q.entry())
 	s.memory.added(len(s.networks))
 	s.setDNS(n)
 	return nil, nil
@@ -136,6 +144,7 @@ func (s *server) removeNetwork(body json.RawMessage) (any, error) {
 		return nil, err
 	}
 	delete(s.networks, q.Network)
+	s.held.removeNetwork(q.Network)
 	err = b.Close()
 	s.memory.removed(len(s.networks))
 	return nil, err
@@ -150,18 +159,23 @@ func (s *server) update(body json.RawMessage) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, b.Update(q.Endpoint)
+	if err := b.Update(q.Endpoint); err != nil {
+		return nil, err
+	}
+	s.held.update(q)
+	return nil, nil
 }
 
 func (s *server) detach(body json.RawMessage) (any, error) {
-	return nil, s.byID(body, Backend.Detach)
+	return nil, s.byID(body, Backend.Detach, kindAttach)
 }
 
 func (s *server) unpublish(body json.RawMessage) (any, error) {
-	return nil, s.byID(body, Backend.Unpublish)
+	return nil, s.byID(body, Backend.Unpublish, kindPublish)
 }
 
-func (s *server) byID(body json.RawMessage, do func(Backend, string) error) error {
+// byID takes away what a request of kind made brought.
+func (s *server) byID(body json.RawMessage, do func(Backend, string) error, made kind) error {
 	q, err := parse[idRequest](body)
 	if err != nil {
 		return err
@@ -170,7 +184,20 @@ func (s *server) byID(body json.RawMessage, do func(Backend, string) error) erro
 	if err != nil {
 		return err
 	}
-	return do(b, q.ID)
+	if err := do(b, q.ID); err != nil {
+		return err
+	}
+	s.held.remove(key{made, q.Network, q.ID})
+	return nil
+}
+
+// inventory says what is held.
+func (s *server) inventory(body json.RawMessage) (any, error) {
+	q, err := parse[inventoryRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	return s.held.page(q.After)
 }
 
 func (s *server) stats(body json.RawMessage) (any, error) {
@@ -190,7 +217,10 @@ func (s *server) attach(body json.RawMessage, f *os.File) error {
 	if err == nil {
 		var b Backend
 		if b, err = s.find(q.Network); err == nil {
-			return b.Attach(q.Endpoint, f, q.TAP)
+			if err = b.Attach(q.Endpoint, f, q.TAP); err == nil {
+				s.held.add(q.entry())
+			}
+			return err
 		}
 	}
 	f.Close()
@@ -202,7 +232,10 @@ func (s *server) publish(body json.RawMessage, f *os.File) error {
 	if err == nil {
 		var b Backend
 		if b, err = s.find(q.Network); err == nil {
-			return b.Publish(q.ID, q.Spec, f, q.Endpoint)
+			if err = b.Publish(q.ID, q.Spec, f, q.Endpoint); err == nil {
+				s.held.add(q.entry())
+			}
+			return err
 		}
 	}
 	f.Close()

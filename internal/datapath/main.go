@@ -18,8 +18,12 @@ import (
 	"github.com/usernet/usernet/internal/wire"
 )
 
-// socketFD is where the process finds its end of the socketpair; 0 and 1 are /dev/null, 2 the log.
-const socketFD = 3
+const (
+	// socketFD is where the process finds its end of the socketpair; 0 and 1 are /dev/null, 2 the log.
+	socketFD = 3
+	// listenFD is where it finds the socket at which the next control will look for it, when there is one.
+	listenFD = 4
+)
 
 // environment is all the process gets of it.
 //
@@ -43,6 +47,9 @@ func (c Config) flags() []string {
 	if c.KillOnDenied || os.Getenv("USERNET_SECCOMP") == "kill" {
 		f = append(f, "--kill-on-denied")
 	}
+	if c.Socket != "" {
+		f = append(f, fmt.Sprintf("--adoptable=%s", c.wait()))
+	}
 	return f
 }
 
@@ -56,12 +63,13 @@ func Main(args []string, newHost NewHost) int {
 	level := fs.Int("log-level", int(slog.LevelInfo), "")
 	asJSON := fs.Bool("log-json", false, "")
 	kill := fs.Bool("kill-on-denied", false, "")
+	adoptable := fs.Duration("adoptable", 0, "")
 	if err := fs.Parse(args); err != nil {
 		fmt.Fprintf(os.Stderr, "datapath: %v\n", err)
 		return 1
 	}
 	log := newLog(slog.Level(*level), *asJSON)
-	if err := run(newHost, *kill, log); err != nil {
+	if err := run(newHost, *kill, *adoptable, log); err != nil {
 		log.Error("datapath ended", "err", err)
 		return 1
 	}
@@ -76,7 +84,7 @@ func newLog(level slog.Level, asJSON bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o)).With("role", "datapath")
 }
 
-func run(newHost NewHost, kill bool, log *slog.Logger) error {
+func run(newHost NewHost, kill bool, adoptable time.Duration, log *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	if kind, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
@@ -86,14 +94,26 @@ func run(newHost NewHost, kill bool, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("open control socket: %w", err)
 	}
+	var next func() (*wire.Conn, error)
+	if adoptable > 0 {
+		d, err := newDoor(listenFD, adoptable, log)
+		if err != nil {
+			return err
+		}
+		next = d.next
+	}
+	own, err := build()
+	if err != nil {
+		return err
+	}
 	// The zone of the log's times is read from a file, now or never.
 	_, _ = time.Now().Zone()
 	report, err := confine.Enter(confine.Options{Keep: socketFD + 1, KillOnDenied: kill})
 	if err != nil {
 		return err
 	}
-	s := newServer(c, newHost(log), report, log)
-	err = s.serve()
+	s := newServer(newHost(log), own, report, log)
+	err = s.live(c, next)
 	// Whoever ended us waits no longer than this, and when control is gone nobody else would
 	// end a process that hangs in Close.
 	defer time.AfterFunc(closeTimeout, func() {

@@ -13,7 +13,7 @@ import (
 
 // ProtocolVersion is what both sides must speak. They are one binary, so it differs only when
 // control outlives a replaced binary.
-const ProtocolVersion = 2
+const ProtocolVersion = 3
 
 // MaxMessage bounds a message in bytes. The largest ones are a Network with its extra hosts and an
 // Endpoint with its names; 64 KiB hold about a thousand of either, and the kernel's default socket
@@ -42,6 +42,7 @@ const (
 	kindUnpublish     kind = "unpublish"
 	kindCapture       kind = "capture" // with the file
 	kindStats         kind = "stats"
+	kindInventory     kind = "inventory"
 
 	kindReply kind = "reply" // upward, with the id of its request
 	kindEvent kind = "event" // upward, id 0
@@ -57,7 +58,9 @@ type message struct {
 
 // Hello is the datapath's answer to the first request.
 type Hello struct {
-	Version int            `json:"version"`
+	Version int `json:"version"`
+	// Build tells its binary from others; see build.
+	Build   string         `json:"build"`
 	Confine confine.Report `json:"confine"`
 }
 
@@ -99,6 +102,18 @@ type publishRequest struct {
 	ID       string       `json:"id"`
 	Spec     portfwd.Spec `json:"spec"`
 	Endpoint string       `json:"endpoint"`
+}
+
+// inventoryRequest asks for what is held, from the entry After on. What is held must not change between the
+// requests for its parts.
+type inventoryRequest struct {
+	After int `json:"after"`
+}
+
+// inventoryReply is one part of it.
+type inventoryReply struct {
+	Held []entry `json:"held"`
+	More bool    `json:"more,omitempty"`
 }
 
 type captureRequest struct {

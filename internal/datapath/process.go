@@ -39,15 +39,28 @@ type Config struct {
 	// EPERM, so that a test run notices what the list lacks. USERNET_SECCOMP=kill in the environment of the
 	// caller sets it too.
 	KillOnDenied bool
+	// Socket, when not empty, is the path of a unix socket at which the process can be adopted when whoever started
+	// it is gone. Without it the process ends then.
+	Socket string
 	// Event receives the datapath's events on the goroutine that reads the socket; it must not block.
 	Event func(Event)
+
+	adoptionWait time.Duration // 0 means the usual one
 }
 
-// Process is a running datapath, seen by the one who started it. Its methods are safe for
+// wait is how long the process waits to be adopted.
+func (c *Config) wait() time.Duration {
+	if c.adoptionWait > 0 {
+		return c.adoptionWait
+	}
+	return adoptionWait
+}
+
+// Process is a running datapath, seen by the one who started or adopted it. Its methods are safe for
 // concurrent use.
 type Process struct {
 	c     *wire.Conn
-	proc  *os.Process
+	proc  subject
 	event func(Event)
 
 	// mu guards what follows; nothing is called while it is held.
@@ -75,11 +88,7 @@ func Start(cfg Config) (*Process, error) {
 		ours.Close()
 		return nil, fmt.Errorf("start datapath: %w", err)
 	}
-	p := &Process{
-		c: c, event: cfg.Event,
-		waiting:  make(map[uint64]chan message),
-		readDone: make(chan struct{}), done: make(chan struct{}),
-	}
+	p := newProcess(c, cfg.Event)
 	started := make(chan error)
 	p.wg.Go(func() { p.own(cfg, theirs, started) })
 	if err := <-started; err != nil {
@@ -90,6 +99,45 @@ func Start(cfg Config) (*Process, error) {
 	return p, nil
 }
 
+func newProcess(c *wire.Conn, event func(Event)) *Process {
+	return &Process{
+		c: c, event: event,
+		waiting:  make(map[uint64]chan message),
+		readDone: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// subject is the process behind a Process: a child, or one that was adopted.
+type subject interface {
+	pid() int
+	kill() error
+	// wait returns when the process has ended, with how, where that can be known.
+	wait() error
+}
+
+// child is a process that was started here.
+type child struct{ *os.Process }
+
+func (c child) pid() int { return c.Pid }
+
+func (c child) kill() error {
+	if err := c.Kill(); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+func (c child) wait() error {
+	state, err := c.Wait()
+	switch {
+	case err != nil:
+		return fmt.Errorf("wait for datapath: %w", err)
+	case !state.Success():
+		return fmt.Errorf("datapath process: %s", state)
+	}
+	return nil
+}
+
 // own starts the process and waits for it. It stays on one thread throughout, because the kernel
 // sends the parent-death signal when the thread that cloned ends, not when the process does. Done
 // is its end.
@@ -97,18 +145,12 @@ func (p *Process) own(cfg Config, socket *os.File, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	proc, err := spawn(cfg, socket)
-	p.proc = proc
+	p.proc = child{proc}
 	started <- err
 	if err != nil {
 		return
 	}
-	state, err := proc.Wait()
-	switch {
-	case err != nil:
-		p.err = fmt.Errorf("wait for datapath: %w", err)
-	case !state.Success():
-		p.err = fmt.Errorf("datapath process: %s", state)
-	}
+	p.err = p.proc.wait()
 	close(p.done)
 }
 
@@ -126,16 +168,27 @@ func spawn(cfg Config, socket *os.File) (*os.Process, error) {
 	if exe == "" {
 		exe = "/proc/self/exe"
 	}
+	files := []*os.File{null, null, stderr, socket}
+	// Its own session, so that Ctrl-C at the terminal is the command's and not ours.
+	attr := syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if cfg.Socket != "" {
+		l, err := bindSocket(cfg.Socket)
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		files = append(files, l)
+		attr.Pdeathsig = 0 // it outlives us
+	}
 	return confine.Start(exe, append(append([]string(nil), cfg.Args...), cfg.flags()...), &os.ProcAttr{
 		Env:   environment(),
-		Files: []*os.File{null, null, stderr, socket},
-		// Its own session, so that Ctrl-C at the terminal is the command's and not ours.
-		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+		Files: files,
+		Sys:   &attr,
 	})
 }
 
 // PID is the process id in this process's namespace.
-func (p *Process) PID() int { return p.proc.Pid }
+func (p *Process) PID() int { return p.proc.pid() }
 
 // Done is closed when the process has ended and been waited for.
 func (p *Process) Done() <-chan struct{} { return p.done }
@@ -152,7 +205,7 @@ func (p *Process) Err() error {
 
 // Kill ends the process at once and waits for it.
 func (p *Process) Kill() {
-	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.proc.kill(); err != nil {
 		p.c.Close() // its other sign
 	}
 	<-p.done
@@ -179,6 +232,14 @@ func (p *Process) Close() error {
 		p.Kill()
 		return fmt.Errorf("close datapath: it did not end within %s and was killed", closeTimeout)
 	}
+}
+
+// Leave ends the connection and not the process, which waits for the next control when it has a Socket, and ends
+// when it has none. Nothing else is to be asked of p then; where p started the process, one goroutine goes on
+// waiting for its end.
+func (p *Process) Leave() {
+	p.closing.Do(func() { p.c.Close() })
+	<-p.readDone
 }
 
 // release closes the socket and waits for both goroutines.

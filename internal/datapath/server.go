@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/internal/confine"
@@ -24,19 +25,21 @@ var errShutdown = errors.New("shutdown requested")
 
 // server is the inside of the process: it turns messages into calls of the Backends.
 type server struct {
-	c      *wire.Conn
+	c      *wire.Conn // the control's that is served; written while sendEvents does not run
 	host   Host
 	log    *slog.Logger
+	build  string
 	report confine.Report
 
 	memory *memory
 
 	networks  map[string]*network // by id
 	upstreams []netip.AddrPort    // for all of them
+	held      ledger
 
 	events chan Event
 	stop   context.CancelFunc // called by close
-	wg     sync.WaitGroup     // sendEvents, Trimmer.Run
+	wg     sync.WaitGroup     // Trimmer.Run
 }
 
 // network is a live Network and what its resolver was told.
@@ -45,18 +48,47 @@ type network struct {
 	hosts   map[string][]netip.Addr
 }
 
-func newServer(c *wire.Conn, host Host, report confine.Report, log *slog.Logger) *server {
+func newServer(host Host, build string, report confine.Report, log *slog.Logger) *server {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{c: c, host: host, log: log, report: report, memory: newMemory(),
-		networks: make(map[string]*network), events: make(chan Event, eventQueue), stop: cancel}
-	s.wg.Go(func() { s.sendEvents(ctx) })
+	s := &server{host: host, log: log, build: build, report: report, memory: newMemory(),
+		networks: make(map[string]*network), held: newLedger(), events: make(chan Event, eventQueue), stop: cancel}
 	s.wg.Go(func() { s.memory.trim.Run(ctx) })
 	return s
 }
 
-// serve answers requests until the socket ends or a shutdown is asked for, both nil, or until a
+// live serves one control after the other, until one asks for the end or next has none. A nil next, or nothing
+// attached that anybody would miss, makes the end of a control the end. It owns c.
+func (s *server) live(c *wire.Conn, next func() (*wire.Conn, error)) error {
+	for {
+		err := s.serve(c)
+		if errors.Is(err, errShutdown) {
+			return nil
+		}
+		if next == nil || !s.held.attached() {
+			return err
+		}
+		c.Close()
+		s.log.Info("control is gone; packets go on until the next one comes", "err", err)
+		if c, err = next(); err != nil {
+			return err
+		}
+		s.log.Info("adopted by the next control")
+	}
+}
+
+// serve answers a control's requests until its socket ends, which is nil, it asks for a shutdown, or a
 // message makes no sense.
-func (s *server) serve() error {
+func (s *server) serve(c *wire.Conn) error {
+	s.c = c
+	ctx, cancel := context.WithCancel(context.Background())
+	var sender sync.WaitGroup
+	sender.Go(func() { s.sendEvents(ctx) })
+	defer func() {
+		cancel()
+		// Who does not read events any more is not waited for.
+		_ = c.SetSendDeadline(time.Now()) // fails when it is closed, and so does the send
+		sender.Wait()
+	}()
 	for {
 		m, f, err := s.receive()
 		switch {
@@ -74,7 +106,7 @@ func (s *server) serve() error {
 			return fmt.Errorf("answer %s: %w", m.Kind, err)
 		}
 		if end {
-			return nil
+			return errShutdown
 		}
 	}
 }
@@ -178,8 +210,7 @@ func (s *server) setDNS(n *network) {
 	n.backend.SetDNS(dnsproxy.Config{Upstreams: s.upstreams, Hosts: n.hosts})
 }
 
-// close ends the Networks, which resets their flows, and the goroutines. The socket
-// is the caller's.
+// close ends the Networks, which resets their flows, and the goroutines.
 func (s *server) close() {
 	for id, n := range s.networks {
 		if err := n.backend.Close(); err != nil {

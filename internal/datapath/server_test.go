@@ -45,14 +45,11 @@ func newLoop(t testing.TB) *loop {
 		t.Fatal(err)
 	}
 	l := &loop{host: newFakeHost(slog.New(slog.DiscardHandler)), served: make(chan error, 1), events: make(chan Event, 8)}
-	l.Process = &Process{
-		c: ours, event: func(e Event) { l.events <- e },
-		waiting: make(map[uint64]chan message), readDone: make(chan struct{}), done: make(chan struct{}),
-	}
+	l.Process = newProcess(ours, func(e Event) { l.events <- e })
 	l.wg.Go(l.readReplies)
-	s := newServer(theirs, l.host, confine.Report{LandlockABI: 6}, l.host.log)
+	s := newServer(l.host, "this", confine.Report{LandlockABI: 6}, l.host.log)
 	l.wg.Go(func() {
-		err := s.serve()
+		err := s.live(theirs, nil)
 		s.close()
 		theirs.Close()
 		l.served <- err
@@ -330,6 +327,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"kind":"publish","body":{"network":"n","spec":{"proto":"tcp","host_ip":"::1"}}}`), true)
 	f.Add([]byte(`{"kind":"add-network","body":{"network":{"id":"m"},"hosts":{"a":["::1"]}}}`), false)
 	f.Add([]byte(`{"kind":"reserve","body":{"prefixes":["10.0.0.0/8",""]}}`), false)
+	f.Add([]byte(`{"kind":"inventory","body":{"after":-1}}`), false)
 	f.Fuzz(func(t *testing.T, b []byte, withFile bool) {
 		var m message
 		if json.Unmarshal(b, &m) != nil {
@@ -339,7 +337,7 @@ func FuzzMessage(f *testing.F) {
 			return // the fake's own tricks
 		}
 		log := slog.New(slog.DiscardHandler)
-		s := &server{host: newFakeHost(log), log: log, memory: newMemory(), networks: make(map[string]*network), events: make(chan Event, 1)}
+		s := &server{host: newFakeHost(log), log: log, memory: newMemory(), networks: make(map[string]*network), held: newLedger(), events: make(chan Event, 1)}
 		for _, id := range []string{"n", "other"} {
 			if _, err := s.handle(message{Kind: kindAddNetwork, Body: json.RawMessage(`{"network":{"id":"` + id + `"}}`)}, nil); err != nil {
 				t.Fatal(err)

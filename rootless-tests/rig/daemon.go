@@ -128,13 +128,15 @@ func (d *Daemon) Start(t testing.TB) {
 	})
 }
 
-// Kill ends the daemon with -9 and waits for it.
+// Kill ends the daemon with -9 and waits for it; not with Exit, since its datapath goes on and holds its outputs.
 func (d *Daemon) Kill(t testing.TB) {
 	t.Helper()
 	if err := d.Cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	d.Exit(t)
+	WaitFor(t, Patience, "end of the daemon", func() bool {
+		return errors.Is(d.Cmd.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
+	})
 }
 
 // Socket is where its API is.
