@@ -122,16 +122,22 @@ func TestFT21(t *testing.T) {
 	for i := range 2 {
 		c := d.Run(t, "--name", "c"+strconv.Itoa(i), "--network", "n")
 		was := addrIn(t, d, "c"+strconv.Itoa(i), "n")
-		d.Kill(t)
+		pid := d.OnDemand()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 		if err := c.Cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		c.Exit(t)
 		wantEchoed(t, out, "nobody is in control")
-		d.Start(t)
+		rig.WaitFor(t, 10*time.Second, "another daemon", func() bool {
+			p := d.OnDemand()
+			return p != 0 && p != pid
+		})
 		wantEchoed(t, in, "there is a daemon")
 		rig.WaitFor(t, 5*time.Second, "both sandboxes are back", func() bool {
-			return d.Must(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n") == "2"
+			return d.Try(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n").Stdout == "2\n"
 		})
 		e := d.Run(t, "--name", "e"+strconv.Itoa(i), "--network", "n", "--ip", was.String())
 		waitPing(t, e.Node, "b", time.Second)
@@ -153,7 +159,7 @@ func TestFT21(t *testing.T) {
 	if err := syscall.Kill(datapath, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	newDatapath(t, d.Process, datapath, 2*time.Second)
+	rig.WaitFor(t, rig.Patience, "end of the datapath", func() bool { return !alive(datapath) })
 	waitPing(t, a.Node, "b", 5*time.Second)
 }
 

@@ -40,21 +40,18 @@ func (p *Process) adopt(ctx context.Context) (*Inventory, error) {
 	case h.Build != own:
 		return nil, errors.New("it is of another binary; flows are reset")
 	}
-	inv := &Inventory{entries: make(map[key]entry)}
-	for after, more := 0, true; more; {
+	var held []entry
+	for more := true; more; {
 		var part inventoryReply
-		if err := p.call(ctx, kindInventory, inventoryRequest{after}, nil, &part); err != nil {
+		if err := p.call(ctx, kindInventory, inventoryRequest{len(held)}, nil, &part); err != nil {
 			return nil, err
 		}
 		if more = part.More; more && len(part.Held) == 0 {
 			return nil, errors.New("it tells an inventory without end")
 		}
-		for _, e := range part.Held {
-			inv.entries[e.key] = e
-		}
-		after += len(part.Held)
+		held = append(held, part.Held...)
 	}
-	return inv, nil
+	return newInventory(held), nil
 }
 
 // connect makes a Process of whoever listens.

@@ -38,9 +38,12 @@ type entry struct {
 	View string `json:"view,omitempty"`
 	// Endpoint is where a published port leads.
 	Endpoint string `json:"endpoint,omitempty"`
+	// Addrs are an Endpoint's.
+	Addrs []netip.Addr `json:"addrs,omitempty"`
 }
 
-// pageEntries is how many entries one answer has: three ids of 64 characters and two digests each, 40 KiB together.
+// pageEntries is how many entries one answer has: three ids of 64 characters, two digests and a few addresses each,
+// 50 KiB together. Should they be longer than a message, the process cannot be adopted.
 const pageEntries = 100
 
 func digest(v any) string {
@@ -59,6 +62,7 @@ func (q addNetworkRequest) entry() entry {
 
 func (q attachRequest) entry() entry {
 	e := entry{key: key{kindAttach, q.Network, q.Endpoint.ID}, View: updateRequest{q.Network, q.Endpoint}.view()}
+	e.Addrs = q.Endpoint.Addrs
 	q.Endpoint.Names, q.Endpoint.Accept = nil, nil
 	q.Endpoint.Resolver = spec.Resolver{}
 	e.Digest = digest(q)
@@ -145,7 +149,18 @@ func sorted(entries map[key]entry, wanted func(entry) bool) (all []entry) {
 
 // Inventory is what an adopted datapath holds and nobody has claimed yet. A nil one is empty. It belongs to one
 // goroutine.
-type Inventory struct{ entries map[key]entry }
+type Inventory struct {
+	entries  map[key]entry
+	networks map[string]entry // those that were claimed
+}
+
+func newInventory(held []entry) *Inventory {
+	inv := &Inventory{entries: make(map[key]entry), networks: make(map[string]entry)}
+	for _, e := range held {
+		inv.entries[e.key] = e
+	}
+	return inv
+}
 
 // Len is how many things nobody has claimed.
 func (inv *Inventory) Len() int {
@@ -173,25 +188,9 @@ func (inv *Inventory) Claim(r Request) (before []Request, there bool) {
 	}
 	switch q := r.body.(type) {
 	case addNetworkRequest:
-		if e, held := inv.take(q.entry().key); held {
-			if e.Digest == q.entry().Digest {
-				return nil, true
-			}
-			removeNetwork(inv.entries, q.Network.ID)
-			return []Request{RemoveNetwork(q.Network.ID)}, false
-		}
+		return inv.claimNetwork(q)
 	case attachRequest:
-		want := q.entry()
-		e, held := inv.take(want.key)
-		switch {
-		case !held:
-		case e.Digest != want.Digest:
-			return append(inv.unpublish(q.Network, q.Endpoint.ID), Detach(q.Network, q.Endpoint.ID)), false
-		case e.View != want.View:
-			return []Request{Update(q.Network, q.Endpoint)}, true
-		default:
-			return nil, true
-		}
+		return inv.claimEndpoint(q)
 	case publishRequest:
 		if e, held := inv.take(q.entry().key); held {
 			if e.Digest == q.entry().Digest {
@@ -205,10 +204,58 @@ func (inv *Inventory) Claim(r Request) (before []Request, there bool) {
 		}
 	case networkRequest:
 		if r.kind == kindRemoveNetwork {
-			removeNetwork(inv.entries, q.Network)
+			return nil, inv.unclaimNetwork(q.Network)
 		}
 	}
 	return nil, false
+}
+
+func (inv *Inventory) claimNetwork(q addNetworkRequest) (before []Request, there bool) {
+	e, held := inv.take(q.entry().key)
+	switch {
+	case !held:
+		return nil, false
+	case e.Digest != q.entry().Digest:
+		removeNetwork(inv.entries, q.Network.ID)
+		return []Request{RemoveNetwork(q.Network.ID)}, false
+	}
+	inv.networks[q.Network.ID] = e
+	return nil, true
+}
+
+// unclaimNetwork reports whether a Network that is not wanted any more must stay, since there are Endpoints in it
+// whose owners may yet come.
+func (inv *Inventory) unclaimNetwork(id string) bool {
+	for k := range inv.entries {
+		if e, claimed := inv.networks[id]; claimed && k.Kind == kindAttach && k.Network == id {
+			inv.entries[e.key] = e
+			return true
+		}
+	}
+	removeNetwork(inv.entries, id)
+	return false
+}
+
+func (inv *Inventory) claimEndpoint(q attachRequest) (before []Request, there bool) {
+	want := q.entry()
+	e, held := inv.take(want.key)
+	switch {
+	case held && e.Digest == want.Digest && e.View == want.View:
+		return nil, true
+	case held && e.Digest == want.Digest:
+		return []Request{Update(q.Network, q.Endpoint)}, true
+	case held:
+		before = append(inv.unpublish(q.Network, q.Endpoint.ID), Detach(q.Network, q.Endpoint.ID))
+	}
+	// Who has the address of another is given it because that one has died.
+	for _, e := range sorted(inv.entries, func(e entry) bool {
+		return e.Kind == kindAttach && e.Network == q.Network && slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool {
+			return slices.Contains(q.Endpoint.Addrs, a)
+		})
+	}) {
+		before = append(before, inv.Drop(q.Network, e.ID)...)
+	}
+	return before, false
 }
 
 // Drop says how to take away an Endpoint with its ports, when nobody has claimed it.
