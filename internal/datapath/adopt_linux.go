@@ -21,6 +21,10 @@ func Adopt(ctx context.Context, cfg Config) (*Process, *Inventory, error) {
 		return nil, nil, fmt.Errorf("adopt datapath: %w", err)
 	}
 	inv, err := p.adopt(ctx)
+	if ctx.Err() != nil {
+		p.Leave() // to whoever starts next
+		return nil, nil, fmt.Errorf("adopt datapath: %w", ctx.Err())
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("adopt datapath, process %d: %w", p.PID(), errors.Join(err, p.Close()))
 	}

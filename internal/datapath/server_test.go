@@ -47,7 +47,11 @@ func newLoop(t testing.TB) *loop {
 	l := &loop{host: newFakeHost(slog.New(slog.DiscardHandler)), served: make(chan error, 1), events: make(chan Event, 8)}
 	l.Process = newProcess(ours, func(e Event) { l.events <- e })
 	l.wg.Go(l.readReplies)
-	s := newServer(l.host, "this", confine.Report{LandlockABI: 6}, l.host.log)
+	own, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(l.host, own, confine.Report{LandlockABI: 6}, l.host.log)
 	l.wg.Go(func() {
 		err := s.live(theirs, nil)
 		s.close()
