@@ -5,9 +5,11 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -52,6 +54,7 @@ func (w *twin) endpoint(network, id string) int {
 // machine drives a Control and its twin.
 type machine struct {
 	*Control
+	socket string
 	twin
 	states    chan State
 	kills     int
@@ -203,6 +206,68 @@ func (m *machine) unpublish(t *rapid.T) {
 	}
 }
 
+// start makes a Control, the first or one that adopts what the one before has left.
+func (m *machine) start(t *rapid.T) {
+	states := make(chan State, 64)
+	c, err := Start(context.Background(), Config{
+		DNS:          DNS{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}},
+		Datapath:     datapath.Config{Args: []string{"usernet", datapathRole}, KillOnDenied: true, Socket: m.socket},
+		StateChanged: func(s State) { states <- s },
+		claimGrace:   time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Control, m.states, m.unsettled = c, states, 1
+}
+
+// restart replaces the Control by one that adopts its datapath, and is told what is wanted anew, less what has died
+// meanwhile, and with other names.
+func (m *machine) restart(t *rapid.T) {
+	m.settle()
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.start(t)
+	m.kills = 0
+	was := m.twin
+	m.twin = twin{}
+	lives := func(what string) bool { return rapid.IntRange(0, 3).Draw(t, what) > 0 }
+	for _, p := range was.reserved {
+		if lives("prefix") {
+			m.agree(t, "reserve", m.Reserve(p), true)
+			m.reserved = append(m.reserved, p)
+		}
+	}
+	for _, n := range was.networks {
+		if lives("network") {
+			m.agree(t, "add network", m.AddNetwork(spec.Network{ID: n, Name: n}, nil), true)
+			m.networks = append(m.networks, n)
+		}
+	}
+	for _, e := range was.endpoints {
+		if !slices.Contains(m.networks, e.network) || !lives("endpoint") {
+			continue
+		}
+		if !lives("name") {
+			e.name = "z"
+		}
+		m.agree(t, "attach", m.Attach(e.network, spec.Endpoint{ID: e.id, Names: []string{e.name}, Strict: !lives("strict")}, m.dev, tapInfo), true)
+		m.endpoints = append(m.endpoints, e)
+	}
+	for _, p := range was.ports {
+		if m.endpoint(p.network, p.endpoint) < 0 || !lives("port") {
+			continue
+		}
+		i := slices.IndexFunc(m.listeners, func(l portfwd.Listener) bool { return portID(l.Spec) == p.id })
+		m.agree(t, "publish", m.Publish(p.network, p.endpoint, m.listeners[i:i+1]), true)
+		m.ports = append(m.ports, p)
+	}
+	if err := m.do(func(s *supervisor) error { s.dropUnclaimed(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // check compares what the datapath holds with what the twin does.
 func (m *machine) check(t *rapid.T) {
 	m.settle()
@@ -217,34 +282,35 @@ func (m *machine) check(t *rapid.T) {
 	}
 }
 
-// FT-20, FT-21: whatever the order of changes, refusals and deaths, the datapath holds what is wanted, and nothing else.
+// FT-20, FT-21: whatever the order of changes, refusals, deaths of datapaths and ends of Controls, the datapath holds what is wanted, and nothing else.
 func TestControlAgainstTwin(t *testing.T) {
 	dev, _ := newTAP(t)
 	listeners := listen(t, 80, 81, 82, 666)
+	socket := socketPath(t)
 	before := openFiles(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &machine{dev: dev, listeners: listeners, states: make(chan State, 64), unsettled: 1}
-		c, err := Start(context.Background(), Config{
-			DNS:          DNS{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}},
-			Datapath:     datapath.Config{Args: []string{"usernet", datapathRole}, KillOnDenied: true},
-			StateChanged: func(s State) { m.states <- s },
-		})
-		if err != nil {
-			rt.Fatal(err)
-		}
-		m.Control = c
+		m := &machine{dev: dev, listeners: listeners, socket: socket}
+		m.start(rt)
 		defer func() {
-			if err := c.Close(); err != nil {
+			// With nothing attached it leaves no process behind.
+			for len(m.endpoints) > 0 {
+				m.agree(rt, "detach", m.Detach(m.endpoints[0].network, m.endpoints[0].id), true)
+				m.endpoints = m.endpoints[1:]
+			}
+			if err := m.Close(); err != nil {
 				rt.Error(err)
 			}
 		}()
 		rt.Repeat(map[string]func(*rapid.T){
 			"": m.check, "kill": m.kill, "reserve": m.reserve, "release": m.release, "add": m.add, "remove": m.remove,
-			"attach": m.attach, "attach again": m.attach, "update": m.update, "detach": m.detach,
+			"attach": m.attach, "attach again": m.attach, "update": m.update, "detach": m.detach, "restart": m.restart,
 			"publish": m.publish, "unpublish": m.unpublish,
 		})
 	})
-	if after := openFiles(t); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
+	// What a Control has left is waited for by a goroutine of its own, which may be about to end.
+	for deadline := time.Now().Add(patience); openFiles(t) != before; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d descriptors before, %d after", before, openFiles(t))
+		}
 	}
 }
