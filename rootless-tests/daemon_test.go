@@ -122,7 +122,7 @@ func TestFT21(t *testing.T) {
 	for i := range 2 {
 		c := d.Run(t, "--name", "c"+strconv.Itoa(i), "--network", "n")
 		was := addrIn(t, d, "c"+strconv.Itoa(i), "n")
-		pid := d.OnDemand()
+		pid := d.Running()
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestFT21(t *testing.T) {
 		c.Exit(t)
 		wantEchoed(t, out, "nobody is in control")
 		rig.WaitFor(t, 10*time.Second, "another daemon", func() bool {
-			p := d.OnDemand()
+			p := d.Running()
 			return p != 0 && p != pid
 		})
 		wantEchoed(t, in, "there is a daemon")

@@ -33,6 +33,10 @@
 // reason. When something is refused that an earlier datapath had accepted (a TAP whose container
 // has ended), that is logged and the rest goes on; its owner takes it back when it is time.
 //
+// The first launch of a Control whose datapath has a Socket adopts the process that an earlier Control has left, if
+// there is one (adopt.go). A change that the process has already needs no request, and what nobody wants within 30 s is
+// removed. Close leaves the process in turn to the next Control when it has Endpoints, and ends it when not.
+//
 // Descriptors are duplicated, so whoever gave them may close or keep them: a Control that is killed takes nothing
 // from who keeps TAPs and sockets, and the next Control is given them again. The duplicates are kept off
 // this process's poller, which would wake for every packet (sys.Keep).
@@ -45,7 +49,9 @@
 //
 // # Invariants
 //
-//   - No socket but the socketpair exists before the first Publish (LU-02); only Private binds any.
-//   - Close leaves nothing: process waited for, duplicates closed, goroutines ended.
+//   - No socket but the socketpair, and the adoption socket of a daemon, exists before the first Publish (LU-02); only
+//     Private binds any for the network.
+//   - Close leaves nothing: process waited for, duplicates closed, goroutines ended. A process that is left to the
+//     next Control is the exception, with the goroutine that waits for it.
 //   - The lock guards only what readers see (State, Err, Private's Ports) and is never held across a send.
 package control
