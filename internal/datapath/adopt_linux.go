@@ -61,11 +61,11 @@ func (p *Process) adopt(ctx context.Context) (*Inventory, error) {
 // connect makes a Process of whoever listens.
 func connect(ctx context.Context, cfg Config) (*Process, error) {
 	var d net.Dialer
-	any, err := d.DialContext(ctx, "unixpacket", cfg.Socket)
+	dialed, err := d.DialContext(ctx, "unixpacket", cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
-	conn := any.(*net.UnixConn) // what a dialer of unixpacket makes
+	conn := dialed.(*net.UnixConn) // what a dialer of unixpacket makes
 	who, err := openAdopted(conn)
 	if err != nil {
 		conn.Close()

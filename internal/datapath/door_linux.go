@@ -67,14 +67,14 @@ func newDoor(fd int, wait time.Duration, log *slog.Logger) (*door, error) {
 	if err := unix.Listen(fd, backlog); err != nil {
 		return nil, fmt.Errorf("open adoption socket: %w", os.NewSyscallError("listen", err))
 	}
-	any, err := net.FileListener(f)
+	listener, err := net.FileListener(f)
 	if err != nil {
 		return nil, fmt.Errorf("open adoption socket: %w", err)
 	}
-	l, ok := any.(*net.UnixListener)
+	l, ok := listener.(*net.UnixListener)
 	if !ok {
-		any.Close()
-		return nil, fmt.Errorf("open adoption socket: it is one of %s", any.Addr().Network())
+		listener.Close()
+		return nil, fmt.Errorf("open adoption socket: it is one of %s", listener.Addr().Network())
 	}
 	return &door{l: l, wait: wait, uid: uint32(os.Geteuid()), log: log}, nil
 }
