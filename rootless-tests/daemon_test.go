@@ -163,6 +163,44 @@ func TestFT21(t *testing.T) {
 	waitPing(t, a.Node, "b", 5*time.Second)
 }
 
+// A sandbox whose shim had started the daemon ends after that daemon died: the datapath, by then the shim's child, goes on
+// for the others.
+func TestDatapathOutlivesShim(t *testing.T) {
+	t.Parallel()
+	r := rig.Start(t)
+	d := r.Daemon(t)
+	d.Must(t, "usernet", "network", "create", "n")
+	var all []*rig.Sandbox
+	for _, name := range []string{"a", "b", "c"} {
+		all = append(all, d.Run(t, "--name", name, "--network", "n"))
+	}
+	c := all[2]
+	next := func(old int) (pid int) {
+		rig.WaitFor(t, 10*time.Second, "a daemon that a shim started", func() bool {
+			pid = d.Running()
+			return pid != 0 && pid != old
+		})
+		rig.WaitFor(t, 10*time.Second, "all sandboxes are back", func() bool {
+			return d.Try(t, "usernet", "network", "inspect", "-f", "{{len .Containers}}", "n").Stdout == "3\n"
+		})
+		return pid
+	}
+	first := d.PID()
+	killBoth(t, d)
+	second := next(first)
+	waitPing(t, c.Node, "a", 5*time.Second)
+	flow := c.DialTCP(t, serveEcho(t, r.X1, rig.X1v4))
+	wantEchoed(t, flow, "before")
+	if err := syscall.Kill(second, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	next(second)
+	for _, sb := range all[:2] {
+		sb.End(t)
+	}
+	wantEchoed(t, flow, "after")
+}
+
 // askUntil asks the resolver of a sandbox for a name, 20 times a second, until done is closed; each query is to be answered.
 func askUntil(t *testing.T, n *rig.Node, name string, done <-chan struct{}) {
 	tick := time.NewTicker(50 * time.Millisecond)

@@ -151,11 +151,11 @@ func readStat(pid int) (state byte, ppid int, ok bool) {
 	return f[0][0], ppid, err == nil
 }
 
-// inOtherUserNamespace says of a process that it is in a user namespace other than ours. What a
-// sandbox started is, for good: nothing inside can come back to ours. What the caller had started
+// inOtherNamespace says of a process that it is in a namespace of kind ("user", "net") other than ours. What a
+// sandbox started is in another user namespace, for good: nothing inside can come back to ours. What the caller had started
 // before it became usernet is not.
-func inOtherUserNamespace(pid int) bool {
-	own, err1 := os.Readlink("/proc/self/ns/user")
-	its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
+func inOtherNamespace(kind string, pid int) bool {
+	own, err1 := os.Readlink("/proc/self/ns/" + kind)
+	its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	return err1 == nil && err2 == nil && own != its
 }

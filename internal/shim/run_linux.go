@@ -123,8 +123,16 @@ func (s *sandbox) run(ctx context.Context) (int, error) {
 		err = errors.Join(err, s.net.Close())
 	}
 	// The datapath is gone by now: whatever is left below us in another user namespace is the sandbox's.
-	killDescendants(inOtherUserNamespace)
+	killDescendants(s.member)
 	return code, err
+}
+
+// member says of a process below us that it is the sandbox's. A daemon that we started may have died and left its
+// datapath to us, which other sandboxes need and the next daemon has adopted; it is in our network namespace, where nothing
+// of a sandbox with one of its own ever gets.
+func (s *sandbox) member(pid int) bool {
+	ownNetwork := s.cfg.Join == nil && len(s.cfg.Links) > 0
+	return inOtherNamespace("user", pid) && (!ownNetwork || inOtherNamespace("net", pid))
 }
 
 // startNetwork brings up the Network and attaches the TAPs that come over dev.
