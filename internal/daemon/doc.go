@@ -12,7 +12,8 @@
 //
 // # Sandboxes outlive the daemon
 //
-// Whatever way it ends, sandboxes keep their TAPs and published sockets and rejoin the next daemon. When it was killed
+// Whatever way it ends, sandboxes keep their TAPs and published sockets and rejoin the next daemon. Its datapath goes on
+// for a minute, if there are sandboxes, and the next daemon adopts it (datapath.sock, mode 0600; internal/datapath). When it was killed
 // they start one themselves; when it said goodbye, because somebody told it to end, they do not: they wait until
 // there is one. With socket activation systemd may start it for them; `systemctl --user stop usernet.socket
 // usernet.service` ends both. The idle timeout never strikes while a sandbox is connected.
