@@ -67,9 +67,19 @@ func checkVNet(t testing.TB, f *l2.Frame) {
 	if v.Flags&l2.VNetNeedsCsum != 0 && int(v.CsumStart)+int(v.CsumOffset)+2 > size {
 		t.Fatalf("checksum field outside the frame of %d bytes\n%s", size, packettest.Dump(*f))
 	}
-	if v.GSOType != l2.GSONone && (v.GSOSize == 0 || v.Flags&l2.VNetNeedsCsum == 0 || segments*int(v.GSOSize) < f.Len()-int(v.CsumStart)) {
+	if v.GSOType != l2.GSONone && (v.GSOSize == 0 || v.Flags&l2.VNetNeedsCsum == 0 || segments*int(v.GSOSize) < gsoPayload(f)) {
 		t.Fatalf("%d segments do not hold the frame\n%s", segments, packettest.Dump(*f))
 	}
+}
+
+// gsoPayload is how many bytes of a valid frame with GSO are behind its TCP or UDP header.
+func gsoPayload(f *l2.Frame) int {
+	transport := packettest.Bytes(*f)[f.VNet.CsumStart:]
+	const udpHeader, tcpChecksum, tcpDataOffset = 8, 16, 12
+	if f.VNet.CsumOffset == tcpChecksum {
+		return len(transport) - int(transport[tcpDataOffset]>>4)*4
+	}
+	return len(transport) - udpHeader
 }
 
 // FZ-01 and, for the VNet header, FZ-14: any bytes behind a VNet header, from a strict port and a guest's.
