@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 	"github.com/usernet/usernet/rootless-tests/bench/report"
@@ -90,6 +91,7 @@ type daemon struct {
 	env     []string
 	flags   []string
 	process *process
+	carrier int // its datapath, 0 when that is not known
 }
 
 // startDaemon starts one whose directories are below name, and returns when its API answers.
@@ -138,11 +140,15 @@ func (d *daemon) usernet(args ...string) error {
 	return nil
 }
 
-// datapath is the process that carries the bytes.
+// datapath is the process that carries the bytes. The next daemon adopts that of one that was killed, which then is not
+// its child.
 func (d *daemon) datapath() (pid int, err error) {
+	if d.carrier != 0 && syscall.Kill(d.carrier, 0) == nil {
+		return d.carrier, nil
+	}
 	err = d.process.waitFor("the daemon's datapath", func() (ok bool) {
-		pid, ok = descendant(d.process.pid(), "__datapath")
+		d.carrier, ok = descendant(d.process.pid(), "__datapath")
 		return ok
 	})
-	return pid, err
+	return d.carrier, err
 }
