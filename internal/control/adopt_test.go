@@ -54,6 +54,7 @@ func leave(t *testing.T, change ...func(*Config)) *left {
 	r := newRig(t, append(change, at(l.socket))...)
 	r.running()
 	l.want(r)
+	r.event("publish") // nothing that it tells of is left to be told to the next Control
 	l.pid = r.Status().PID
 	if err := r.Close(); err != nil {
 		t.Fatal(err)

@@ -118,6 +118,7 @@ func (s *supervisor) launch() error {
 	if err := p.DoAll(s.ctx, s.want.requests(), refused); err != nil {
 		return err
 	}
+	s.tellAll(s.unclaimed.DropGone())
 	s.c.setProcess(p.PID(), h)
 	s.log.Info("datapath runs", "pid", p.PID(), "took", time.Since(began), "weakened", h.Confine.Weakened())
 	return nil

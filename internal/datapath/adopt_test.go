@@ -331,6 +331,29 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// The event that an interface has gone may be lost with the control it was for. The ledger says it to the next one.
+func TestGoneIsHeld(t *testing.T) {
+	l := newLedger()
+	for _, id := range []string{"e", "f"} {
+		l.add(attachRequest{Network: "n", Endpoint: spec.Endpoint{ID: id}}.entry())
+		l.add(publishRequest{Network: "n", ID: "p" + id, Endpoint: id}.entry())
+	}
+	l.gone("n", "e")
+	l.gone("n", "nobody")
+	l.update(updateRequest{Network: "n", Endpoint: spec.Endpoint{ID: "e", Names: []string{"web"}}})
+	page, err := l.page(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv := newInventory(page.Held)
+	if got := list(inv.DropGone()); got != "unpublish n/pe, detach n/e" {
+		t.Errorf("dropped: %q", got)
+	}
+	if got := list(inv.DropGone()); got != "" || inv.Len() != 2 {
+		t.Errorf("then %q, and %d things are left", got, inv.Len())
+	}
+}
+
 func list(rs []Request) string {
 	var all []string
 	for _, r := range rs {

@@ -120,6 +120,7 @@ func (s *server) addNetwork(body json.RawMessage) (any, error) {
 	b, err := s.host.New(q.Network, Options{
 		Log: s.log,
 		EndpointDown: func(endpoint string, cause error) {
+			s.held.gone(id, endpoint)
 			s.event(Event{Kind: EventEndpointDown, Network: id, ID: endpoint, Cause: cause.Error()})
 		},
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/usernet/usernet/stack/spec"
 )
@@ -40,6 +41,9 @@ type entry struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// Addrs are an Endpoint's.
 	Addrs []netip.Addr `json:"addrs,omitempty"`
+	// Gone says that an Endpoint's interface has gone. The event that told of it may have been for a control that was
+	// dying.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // pageEntries is how many entries one answer has: three ids of 64 characters, two digests and a few addresses each,
@@ -78,19 +82,43 @@ func (q updateRequest) view() string {
 	return digest([]any{q.Endpoint.Names, q.Endpoint.Resolver, q.Endpoint.Accept})
 }
 
-// ledger is what a process holds. It belongs to the goroutine that serves requests.
+// ledger is what a process holds. All but gone is for the goroutine that serves requests.
 type ledger struct {
+	mu      sync.Mutex // guards entries
 	entries map[key]entry
 	sorted  []entry // what is being told, page by page
 }
 
-func newLedger() ledger { return ledger{entries: make(map[key]entry)} }
+func newLedger() *ledger { return &ledger{entries: make(map[key]entry)} }
 
-func (l *ledger) add(e entry) { l.entries[e.key] = e }
+func (l *ledger) add(e entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[e.key] = e
+}
 
-func (l *ledger) remove(k key) { delete(l.entries, k) }
+func (l *ledger) remove(k key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.entries, k)
+}
 
-func (l *ledger) removeNetwork(id string) { removeNetwork(l.entries, id) }
+func (l *ledger) removeNetwork(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	removeNetwork(l.entries, id)
+}
+
+// gone notes that the interface of an Endpoint has gone. Any goroutine may call it.
+func (l *ledger) gone(network, endpoint string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := key{kindAttach, network, endpoint}
+	if e, ok := l.entries[k]; ok {
+		e.Gone = true
+		l.entries[k] = e
+	}
+}
 
 func removeNetwork(entries map[key]entry, id string) {
 	for k := range entries {
@@ -101,6 +129,8 @@ func removeNetwork(entries map[key]entry, id string) {
 }
 
 func (l *ledger) update(q updateRequest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	k := key{kindAttach, q.Network, q.Endpoint.ID}
 	if e, ok := l.entries[k]; ok {
 		e.View = q.view()
@@ -110,6 +140,8 @@ func (l *ledger) update(q updateRequest) {
 
 // attached reports whether there is any Endpoint.
 func (l *ledger) attached() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for k := range l.entries {
 		if k.Kind == kindAttach {
 			return true
@@ -121,7 +153,9 @@ func (l *ledger) attached() bool {
 // page returns the entries from after on, as many as a message holds.
 func (l *ledger) page(after int) (inventoryReply, error) {
 	if after == 0 {
+		l.mu.Lock()
 		l.sorted = sorted(l.entries, func(entry) bool { return true })
+		l.mu.Unlock()
 	}
 	if after < 0 || after > len(l.sorted) {
 		return inventoryReply{}, fmt.Errorf("tell inventory after %d: there are %d entries", after, len(l.sorted))
@@ -264,6 +298,17 @@ func (inv *Inventory) Drop(network, endpoint string) []Request {
 		return nil
 	}
 	return append(inv.unpublish(network, endpoint), Detach(network, endpoint))
+}
+
+// DropGone says how to take away the Endpoints whose interfaces have gone, with their ports.
+func (inv *Inventory) DropGone() (rs []Request) {
+	if inv.Len() == 0 {
+		return nil
+	}
+	for _, e := range sorted(inv.entries, func(e entry) bool { return e.Gone }) {
+		rs = append(rs, inv.Drop(e.Network, e.ID)...)
+	}
+	return rs
 }
 
 // Rest says how to take away all that nobody has claimed.

@@ -35,7 +35,7 @@ type server struct {
 
 	networks  map[string]*network // by id
 	upstreams []netip.AddrPort    // for all of them
-	held      ledger
+	held      *ledger
 
 	events chan Event
 	stop   context.CancelFunc // called by close
