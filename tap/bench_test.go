@@ -6,6 +6,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/taptest"
@@ -20,7 +21,7 @@ var frameSizes = []struct {
 // On a 2-core virtual machine, Linux 6.18: 1.1 µs for 60 or 1500 bytes, 3.4 µs for 64 KiB
 // (19 GB/s), with or without the virtio-net header; no allocation.
 func BenchmarkKernelWrite(b *testing.B) {
-	if !inNamespace(b) {
+	if !proctest.Inside(b, proctest.Network) {
 		return
 	}
 	for _, mode := range []string{"Best", "Plain"} {
@@ -48,7 +49,7 @@ func BenchmarkKernelWrite(b *testing.B) {
 // On a 2-core virtual machine, Linux 6.18: 0.9 µs for 60 bytes, 1.0 µs for 1500, 5.6 to 6.6 µs for
 // 64 KiB (10 GB/s: the memory was last written by another core).
 func BenchmarkKernelRead(b *testing.B) {
-	if !inNamespace(b) {
+	if !proctest.Inside(b, proctest.Network) {
 		return
 	}
 	d := newDevice(b, "eth0", tap.MaxMTU, "Best")
@@ -112,7 +113,7 @@ func BenchmarkKernelRead(b *testing.B) {
 // On a 2-core virtual machine, Linux 6.18: 13 to 15 Gbit/s; with one end in plain mode, where every
 // frame is cut by us, 2.5 Gbit/s.
 func BenchmarkKernelRelay(b *testing.B) {
-	if !inNamespace(b) {
+	if !proctest.Inside(b, proctest.Network) {
 		return
 	}
 	data := make([]byte, 64<<20)

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/netns"
@@ -22,7 +23,7 @@ import (
 // What netns.Namespace.Configure promises, on a real interface. Without another load on the machine, Create
 // takes 0.4 ms and Configure 0.6 ms; the test allows for one.
 func TestKernelConfigure(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	start := time.Now()
@@ -117,7 +118,7 @@ func wantSysctl(t *testing.T, file, want string) {
 
 // Without an IPv6 address there is no IPv6, not even a link-local one that would speak on the wire.
 func TestKernelConfigureIPv4Only(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	f, _, err := tap.Create("eth0", 1500, l2.MAC{})

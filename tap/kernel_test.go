@@ -1,58 +1,20 @@
 package tap_test
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/taptest"
 )
-
-const insideEnv = "USERNET_TAP_TEST_INSIDE"
-
-// inNamespace runs the test or benchmark tb again in a new user and network namespace, where it
-// may make TAPs, and reports whether this is that second run.
-func inNamespace(tb testing.TB) bool {
-	tb.Helper()
-	if os.Getenv(insideEnv) != "" {
-		return true
-	}
-	kind := "run"
-	if _, ok := tb.(*testing.B); ok {
-		kind = "bench"
-	}
-	args := []string{"-test.run=^$", "-test.timeout=60s", fmt.Sprintf("-test.%s=^%s$", kind, tb.Name())}
-	for _, a := range os.Args[1:] {
-		if a == "-test.v=true" || strings.HasPrefix(a, "-test.benchtime") {
-			args = append(args, a)
-		}
-	}
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		tb.Errorf("in a user and network namespace: %v\n%s", err, out)
-	} else if kind == "bench" || testing.Verbose() {
-		tb.Logf("in a user and network namespace:\n%s", out)
-	}
-	return false
-}
 
 // device is a kernel TAP with a Device on it.
 type device struct {
@@ -137,7 +99,7 @@ func (p packetFar) Recv() (l2.Frame, error) {
 }
 
 func TestKernelContract(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	for _, mode := range []string{"Best", "NoUSO", "NoOffloads", "Plain"} {
@@ -157,7 +119,7 @@ func TestKernelContract(t *testing.T) {
 }
 
 func TestKernelCreate(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	mac := l2.MAC{2, 0, 0, 0, 0, 7}
@@ -205,7 +167,7 @@ func TestKernelCreate(t *testing.T) {
 // A device that another program made persistent, as slirp4netns' callers do, is taken over and
 // left behind; what its last user promised the kernel is forgotten.
 func TestKernelAttach(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	persistent := &netlink.Tuntap{
@@ -260,7 +222,7 @@ func TestKernelAttach(t *testing.T) {
 
 // HC-28: what else a container does to its interface.
 func TestKernelHostileLink(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	d := newDevice(t, "eth0", 1500, "Best")

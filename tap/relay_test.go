@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/netns"
@@ -168,7 +169,7 @@ func datagrams(tb testing.TB, a, b *station, family int) {
 // Two kernels, each behind a TAP, talk through our reading and writing. One's frames of 64 KiB and
 // partial checksums reach the other whole, or cut and completed by us: the other kernel is the judge.
 func TestKernelRelay(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	data := make([]byte, 8<<20)

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/l2"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/netns"
@@ -63,7 +64,7 @@ func nextFrame(f *os.File, wanted func([]byte) bool) []byte {
 // M7: what comes in on one leg never leaves by the other, not even where the host passes ip_forward on to new
 // namespaces, as those of container engines do.
 func TestKernelM7LegsNotBridged(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	for _, f := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
@@ -114,7 +115,7 @@ func TestKernelM7LegsNotBridged(t *testing.T) {
 
 // The routes by turns: defaults of both families and the resolver move from leg to leg and go.
 func TestKernelSetRoutes(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	legs(t)
@@ -188,7 +189,7 @@ func wantRoutes(t *testing.T, want plumb.Routes) {
 
 // Routes that cannot be made leave those that are.
 func TestKernelSetRoutesRefused(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	legs(t)
@@ -221,7 +222,7 @@ func TestKernelSetRoutesRefused(t *testing.T) {
 // A question to 127.0.0.11 leaves by the leg, from the leg's own address and to the gateway's MAC, and port 53
 // of every address in the namespace stays free for others (the answer comes in).
 func TestKernelResolver(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	files, links := legs(t)
@@ -271,7 +272,7 @@ func TestKernelResolver(t *testing.T) {
 
 // An interface goes by its name, and only if it is a TAP.
 func TestKernelUnplug(t *testing.T) {
-	if !inNamespace(t) {
+	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
 	legs(t)

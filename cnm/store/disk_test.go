@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/proctest"
 )
 
 // FT-09: the disk fills up for one change and is there again for the next.
@@ -61,19 +61,7 @@ func TestFT09WrittenButRefused(t *testing.T) {
 
 // FT-09 on a file system of its own: full for a long time, larger again, read-only.
 func TestFT09SmallDisk(t *testing.T) {
-	const inside = "USERNET_TEST_SMALL_DISK"
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command("/proc/self/exe", "-test.run=^TestFT09SmallDisk$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-			Pdeathsig:   syscall.SIGKILL,
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !proctest.Inside(t, proctest.Mounts) {
 		return
 	}
 	p := newPlace(t)

@@ -1,38 +1,18 @@
 package control
 
 import (
-	"bytes"
 	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/spec"
 )
-
-// lines is a log that several goroutines write to.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) has(s string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.b.String(), s)
-}
 
 // TestFallenInterface: an interface that goes before its detach, as in each disconnect, is nobody's worry; one whose
 // Endpoint stays is.
 func TestFallenInterface(t *testing.T) {
-	var log lines
+	var log proctest.Output
 	r := newRig(t, func(c *Config) {
 		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		c.fallenGrace = 300 * time.Millisecond
@@ -55,12 +35,12 @@ func TestFallenInterface(t *testing.T) {
 	}
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
-	for end := time.Now().Add(patience); !log.has("level=WARN"); <-look.C {
+	for end := time.Now().Add(patience); !log.Has("level=WARN"); <-look.C {
 		if time.Now().After(end) {
 			t.Fatal("no warning")
 		}
 	}
-	if !log.has("endpoint=stays") || log.has(`level=WARN msg="a sandbox has lost its interface; connect it anew" network=web endpoint=leaves`) {
-		t.Error(log.b.String())
+	if !log.Has("endpoint=stays") || log.Has(`level=WARN msg="a sandbox has lost its interface; connect it anew" network=web endpoint=leaves`) {
+		t.Error(log.String())
 	}
 }

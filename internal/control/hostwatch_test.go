@@ -7,25 +7,23 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/usernet/usernet/internal/proctest"
 )
 
 // FT-16, FT-17: an address and a route that come and go are noticed, a burst once or twice, in a
 // network namespace that has nothing at first.
 func TestHostWatch(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe", netnsRole)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := proctest.Again(proctest.Network, netnsRole)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

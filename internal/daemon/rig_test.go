@@ -13,13 +13,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/usernet/usernet/dnsproxy"
 	"github.com/usernet/usernet/internal/datapath"
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/internal/shim/shimtest"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -152,26 +152,8 @@ func daemonPID(p Paths) int {
 // process is a daemon started by the test itself.
 type process struct {
 	*exec.Cmd
-	err  lines
-	done chan struct{} // closed when it has ended
-}
-
-// lines is what a process writes to its log.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	err  proctest.Output // its log
+	done chan struct{}   // closed when it has ended
 }
 
 // start starts a daemon and does not wait for it.

@@ -74,7 +74,7 @@ var rules = []rule{
 	},
 	{
 		who:   []string{"cnm", "cnm/..."},
-		never: []string{"api/...", "internal/..."}, unless: []string{"internal/hostsfile", "internal/sys"}, deep: true, tests: true,
+		never: []string{"api/...", "internal/..."}, unless: []string{"internal/hostsfile", "internal/proctest", "internal/sys"}, deep: true, tests: true,
 		because: "the model asks a Datapath and a Namespace, and is tested against both in memory; who stands behind them is the daemon's affair",
 	},
 	{
@@ -122,7 +122,7 @@ var rules = []rule{
 		because: "cmd is wiring, rootless-tests runs the finished binary: nothing builds on either",
 	},
 	{
-		who: everything, except: []string{"internal/packettest", "tap/taptest", "rootless-tests/..."},
+		who: everything, except: []string{"internal/packettest", "internal/proctest", "tap/taptest", "rootless-tests/..."},
 		never:   []string{"std/testing", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp/..."},
 		because: "test code does not belong in the binary",
 	},

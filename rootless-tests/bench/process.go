@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 )
 
@@ -26,22 +26,10 @@ const patience = 10 * time.Second
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it ended
-	mu   sync.Mutex
-	out  bytes.Buffer
+	out  proctest.Output
 }
 
-// Write takes the program's messages.
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *process) messages() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.TrimSpace(p.out.String())
-}
+func (p *process) messages() string { return strings.TrimSpace(p.out.String()) }
 
 // lastMessage is the last line of them.
 func (p *process) lastMessage() string {
@@ -53,9 +41,9 @@ func (p *process) lastMessage() string {
 func launch(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
-		cmd.Stdout = p
+		cmd.Stdout = &p.out
 	}
-	cmd.Stderr = p
+	cmd.Stderr = &p.out
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

@@ -10,42 +10,24 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/internal/sys"
 )
 
 // Process is a usernet process that a test started.
 type Process struct {
 	Cmd    *exec.Cmd
-	Stdout *Output
-	Stderr *Output
+	Stdout *proctest.Output
+	Stderr *proctest.Output
 
 	done chan struct{}
 	err  error
-}
-
-// Output collects what a process writes.
-type Output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (o *Output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *Output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // Usernet starts usernet with args as the ordinary user, in H. stdin may be nil. It is killed with the test
@@ -58,7 +40,7 @@ func (r *Rig) Usernet(t testing.TB, stdin *os.File, args ...string) *Process {
 // startUsernet is Usernet with an environment, in addition to the tests' own.
 func startUsernet(t testing.TB, env []string, stdin *os.File, args ...string) *Process {
 	t.Helper()
-	p := &Process{Cmd: exec.Command(Usernet, args...), Stdout: &Output{}, Stderr: &Output{}, done: make(chan struct{})}
+	p := &Process{Cmd: exec.Command(Usernet, args...), Stdout: &proctest.Output{}, Stderr: &proctest.Output{}, done: make(chan struct{})}
 	p.Cmd.Dir = "/"
 	p.Cmd.Env = append(os.Environ(), env...)
 	if stdin != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
@@ -130,7 +131,7 @@ func TestUDPContainersAtOnce(t *testing.T) {
 // A host without sockets to give: counted, told to the container once a second and to the log once a minute.
 func TestUDPSocketErrors(t *testing.T) {
 	l := newLink(t)
-	var lines logLines
+	var lines proctest.Output
 	env := l.env()
 	env.Log = slog.New(slog.NewTextHandler(&lines, nil))
 	u := NewUDP(env, mustPolicy(t, testNetwork(), nil), testNetwork())
@@ -144,7 +145,7 @@ func TestUDPSocketErrors(t *testing.T) {
 	}
 	wantError(t, l.next(), ip.AdminProhibited, "10.0.2.2", a1, "203.0.113.1:9")
 	l.nothing()
-	if s := lines.b.String(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "ulimit -n") {
+	if s := lines.String(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "ulimit -n") {
 		t.Errorf("logged:\n%s", s)
 	}
 	if u.Flows() != 0 || l.drops.Get(drop.SocketError) != 100 {

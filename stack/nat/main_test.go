@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/proctest"
 )
 
 // The tests run on a kernel of their own: TestMain executes the test binary again as root of a new user
@@ -38,16 +39,10 @@ func TestMain(m *testing.M) {
 }
 
 func runInNamespace() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := proctest.Again(proctest.Network, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	runtime.LockOSThread() // Pdeathsig is about the thread
+	runtime.LockOSThread()
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {

@@ -8,11 +8,11 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/vishvananda/netns"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/spec"
@@ -162,23 +162,11 @@ func (r request) family(from string) request {
 	return r
 }
 
-// logLines collects what is logged.
-type logLines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logLines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
 // NAT-20 where the host does not allow it: the container is told each time, the person once and how to
 // change that, and nothing else happens.
 func TestPingNotPermitted(t *testing.T) {
 	l := newLink(t)
-	var lines logLines
+	var lines proctest.Output
 	env := l.env()
 	env.Log = slog.New(slog.NewTextHandler(&lines, nil))
 	g := startPing(t, env, testNetwork())
@@ -191,7 +179,7 @@ func TestPingNotPermitted(t *testing.T) {
 		}
 	}
 	l.nothing()
-	if s := lines.b.String(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "net.ipv4.ping_group_range='0 2147483647'") {
+	if s := lines.String(); strings.Count(s, "\n") != 1 || !strings.Contains(s, "net.ipv4.ping_group_range='0 2147483647'") {
 		t.Errorf("logged:\n%s", s)
 	}
 	if g.Flows() != 0 || l.drops.Get(drop.SocketError) != 20 {
