@@ -1,9 +1,11 @@
-// Usernet gives rootless containers a network. See package internal/cli for the command line.
+// Usernet gives rootless containers a network. See package internal/cli for the command line, and package compat for
+// those of the programs whose place it can take.
 package main
 
 import (
 	"os"
 
+	"github.com/usernet/usernet/compat"
 	"github.com/usernet/usernet/internal/cli"
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/internal/shim"
@@ -14,7 +16,7 @@ func main() {
 }
 
 // dispatch runs the role that the first word selects. The hidden roles come first: they are on the
-// way of every start of a sandbox and need nothing of the command line.
+// way of every start of a sandbox and need nothing of the command line. Then the name it was called by counts.
 func dispatch(args []string) int {
 	if len(args) > 0 {
 		switch args[0] {
@@ -26,9 +28,12 @@ func dispatch(args []string) int {
 			return shim.ExecInside(args[1:])
 		case shim.TapRole:
 			return shim.Tap()
-		case cli.DatapathRole:
+		case datapath.Role:
 			return datapath.Main(args[1:], newHost)
 		}
+	}
+	if program, ok := compat.Lookup(os.Args[0]); ok {
+		return program(os.Args, os.Environ(), [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
 	}
 	return cli.Main(args, os.Environ(), cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 }

@@ -13,12 +13,14 @@ import (
 // Link is an interface inside a sandbox and how it is addressed. An invalid address is left out.
 type Link struct {
 	// EndpointID is whose leg it is.
-	EndpointID string       `json:"endpoint_id"`
-	Name       string       `json:"name"`
-	MTU        int          `json:"mtu"`
-	MAC        l2.MAC       `json:"mac,omitzero"`
-	Addr4      netip.Prefix `json:"addr4,omitzero"` // with the length of its subnet
-	Addr6      netip.Prefix `json:"addr6,omitzero"`
+	EndpointID string `json:"endpoint_id"`
+	Name       string `json:"name"`
+	MTU        int    `json:"mtu"`
+	MAC        l2.MAC `json:"mac,omitzero"`
+	// Adopt says that a TAP of that name which somebody else made is taken over instead of refused.
+	Adopt bool         `json:"adopt,omitempty"`
+	Addr4 netip.Prefix `json:"addr4,omitzero"` // with the length of its subnet
+	Addr6 netip.Prefix `json:"addr6,omitzero"`
 	// LinkLocal are further addresses, of 169.254.0.0/16 and fe80::/64.
 	LinkLocal []netip.Prefix `json:"link_local,omitempty"`
 	// Sysctls are settings by their names, such as net.ipv4.conf.eth0.log_martians.

@@ -168,7 +168,7 @@ func (o *daemonOptions) source(fs *pflag.FlagSet) daemon.Source {
 func (a *app) daemon(ctx context.Context, o *daemonOptions, fs *pflag.FlagSet) error {
 	return daemon.Run(ctx, daemon.Options{
 		Source: o.source(fs), IdleTimeout: o.idleTimeout, Stderr: a.stdio.Err,
-		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}},
+		Datapath: datapath.Config{Args: []string{"usernet", datapath.Role}},
 		Profile:  o.compat, Version: Version, Commit: strings.TrimSpace(revision()),
 	})
 }

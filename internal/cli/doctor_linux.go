@@ -114,7 +114,7 @@ func checkDatapath(ctx context.Context, a *app) finding {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := control.Start(ctx, control.Config{
-		Datapath: datapath.Config{Args: []string{"usernet", DatapathRole}, Stderr: a.stdio.Err, Level: slog.LevelWarn},
+		Datapath: datapath.Config{Args: []string{"usernet", datapath.Role}, Stderr: a.stdio.Err, Level: slog.LevelWarn},
 	})
 	if err == nil {
 		defer c.Close()

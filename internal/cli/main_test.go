@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			os.Exit(shim.ExecInside(os.Args[2:]))
 		case shim.TapRole:
 			os.Exit(shim.Tap())
-		case DatapathRole:
+		case datapath.Role:
 			os.Exit(datapath.Main(os.Args[2:], func(*slog.Logger) datapath.Host { return idleHost{} }))
 		case "run", "exec": // what --detach starts, and what replaces its process
 			os.Exit(Main(os.Args[1:], os.Environ(), Stdio{os.Stdin, os.Stdout, os.Stderr}))

@@ -16,9 +16,6 @@ import (
 	"github.com/usernet/usernet/internal/shim"
 )
 
-// DatapathRole is the hidden word that selects the datapath process.
-const DatapathRole = "__datapath"
-
 // session is one sandbox that run or attach makes: its place among the user's sandboxes, and its network as it is
 // brought up. The order is the same for every mode: the name is reserved, so that two never have it; the ports are
 // bound; then the sandbox is shown to others, while it is being made; and its command starts last.
@@ -114,7 +111,7 @@ func (s *session) startPrivate(p *plan) func(context.Context, int) (shim.Network
 		c, err := control.StartPrivate(ctx, control.Config{
 			DNS: control.DNS{Servers: s.dns},
 			Datapath: datapath.Config{
-				Args: []string{"usernet", DatapathRole}, Stderr: s.stdio.Err,
+				Args: []string{"usernet", datapath.Role}, Stderr: s.stdio.Err,
 				Level: s.netOptions.log.level, JSON: s.netOptions.log.json,
 			},
 			Log: s.log,

@@ -18,6 +18,10 @@ import (
 	"github.com/usernet/usernet/internal/wire"
 )
 
+// Role is the hidden word that selects the datapath process when it is the first argument of the re-executed
+// binary.
+const Role = "__datapath"
+
 const (
 	// socketFD is where the process finds its end of the socketpair; 0 and 1 are /dev/null, 2 the log.
 	socketFD = 3

@@ -44,6 +44,9 @@ type AttachConfig struct {
 	// Links are the interfaces to make at the start, and Routes the routes.
 	Links  []plumb.Link
 	Routes plumb.Routes
+	// Bare leaves the interfaces as they are made, or were: without addresses, routes and settings, which are
+	// somebody else's affair. Routes has no meaning then.
+	Bare bool
 	// Files are written into the container of PID, unless it has the host's there. Changes rewrite these and
 	// pass over others.
 	Files []plumb.File
@@ -61,53 +64,77 @@ type AttachConfig struct {
 
 // Attach gives a namespace a network until the namespace ends, ctx does, or a signal asks for the end;
 // those are no errors.
-func Attach(ctx context.Context, cfg AttachConfig) (err error) {
-	log := cfg.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+func Attach(ctx context.Context, cfg AttachConfig) error {
 	signals, release := catchSignals()
 	defer release()
+	a, err := Connect(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.wait(ctx, signals), a.Close())
+}
+
+// Connect gives a namespace a network and returns when it works. The network ends with Close, which the
+// caller owes, not with ctx.
+func Connect(ctx context.Context, cfg AttachConfig) (*Attachment, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	// As in Run: neither helper nor datapath gets what our caller left open.
 	if err := closeOnExec(); err != nil {
-		return fmt.Errorf("mark inherited descriptors: %w", err)
+		return nil, fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	ns, err := openNamespaces(cfg.PID, cfg.Netns, cfg.Userns)
 	if err != nil {
-		return fmt.Errorf("attach to %w", err)
+		return nil, fmt.Errorf("attach to %w", err)
 	}
-	defer ns.close()
-	a := &attachment{cfg: &cfg, log: log, ns: ns}
+	a := &Attachment{cfg: &cfg, log: cfg.Log, ns: ns}
 	if err := a.connect(ctx); err != nil {
-		return err
+		ns.close()
+		return nil, err
 	}
 	ns.release()
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
-	defer func() {
-		cancel()
-		wg.Wait()
-		err = errors.Join(err, a.net.Close())
-	}()
-	if err := signalReady(cfg.Ready); err != nil {
+	if err := a.begin(context.WithoutCancel(ctx)); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	a.log.Info("attached", "namespace", ns.name)
+	return a, nil
+}
+
+// begin tells who waits that the network works, and starts what goes on while it does.
+func (a *Attachment) begin(ctx context.Context) (err error) {
+	ctx, a.cancel = context.WithCancel(ctx)
+	if a.watch, err = watchEnd(a.ns); err != nil {
 		return err
 	}
-	log.Info("attached", "namespace", ns.name)
-	w, err := watchEnd(ns)
-	if err != nil {
+	if err := signalReady(a.cfg.Ready); err != nil {
 		return err
 	}
-	defer w.close()
-	a.changes(ctx, &wg)
-	return a.wait(ctx, signals, w)
+	a.changes(ctx, &a.wg)
+	return nil
+}
+
+// Ended is closed when the namespace has ended.
+func (a *Attachment) Ended() <-chan struct{} { return a.watch.ended }
+
+// Close takes the network away, with its interfaces, and returns once nothing of it is left.
+func (a *Attachment) Close() error {
+	a.cancel()
+	a.wg.Wait()
+	if a.watch != nil {
+		a.watch.close()
+	}
+	err := a.net.Close()
+	a.ns.close()
+	return err
 }
 
 // wait waits for the end of the namespace, of the network, or of the wish.
-func (a *attachment) wait(ctx context.Context, signals <-chan os.Signal, w *endWatch) error {
+func (a *Attachment) wait(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
-		case <-w.ended:
-			a.log.Info("namespace ended", "namespace", a.ns.name, "cause", w.cause)
+		case <-a.watch.ended:
+			a.log.Info("namespace ended", "namespace", a.ns.name, "cause", a.watch.cause)
 			return nil
 		case s := <-signals:
 			switch s {
@@ -123,16 +150,20 @@ func (a *attachment) wait(ctx context.Context, signals <-chan os.Signal, w *endW
 	}
 }
 
-// attachment is one running Attach.
-type attachment struct {
+// Attachment is a namespace that has got a network.
+type Attachment struct {
 	cfg *AttachConfig
 	log *slog.Logger
 	ns  *namespaces
 	net Network
+
+	watch  *endWatch
+	cancel context.CancelFunc // ends changes
+	wg     sync.WaitGroup     // changes
 }
 
 // connect makes the interfaces and the network side by side and joins them.
-func (a *attachment) connect(ctx context.Context) (err error) {
+func (a *Attachment) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	up := make(chan result[Network], 1)
@@ -168,7 +199,7 @@ func (a *attachment) connect(ctx context.Context) (err error) {
 }
 
 // changes begins to make the changes that the Network asks for, until ctx ends.
-func (a *attachment) changes(ctx context.Context, wg *sync.WaitGroup) {
+func (a *Attachment) changes(ctx context.Context, wg *sync.WaitGroup) {
 	a.net.Started(a.ns.pid)
 	if a.net.Changes() == nil {
 		return
@@ -179,7 +210,7 @@ func (a *attachment) changes(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 // ask has a helper make a change in the namespaces as they are now.
-func (a *attachment) ask(ctx context.Context, ch change) (message, error) {
+func (a *Attachment) ask(ctx context.Context, ch change) (message, error) {
 	if err := a.ns.reopen(); err != nil {
 		a.ns.release()
 		return message{}, fmt.Errorf("enter %w", err)
@@ -199,7 +230,7 @@ func (a *attachment) ask(ctx context.Context, ch change) (message, error) {
 }
 
 // ownFiles leaves out the files that were not given at the start: those are the container's own affair.
-func (a *attachment) ownFiles(files []plumb.File) (own []plumb.File) {
+func (a *Attachment) ownFiles(files []plumb.File) (own []plumb.File) {
 	for _, f := range files {
 		if slices.ContainsFunc(a.cfg.Files, func(g plumb.File) bool { return g.Path == f.Path }) {
 			own = append(own, f)
@@ -209,7 +240,7 @@ func (a *attachment) ownFiles(files []plumb.File) (own []plumb.File) {
 }
 
 // signal sends a signal to the process that was attached to.
-func (a *attachment) signal(sig syscall.Signal) error {
+func (a *Attachment) signal(sig syscall.Signal) error {
 	if a.ns.pidfd < 0 {
 		return fmt.Errorf("send signal %d: %s was given by a path, not by a process", int(sig), a.ns.name)
 	}

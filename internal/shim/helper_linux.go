@@ -136,7 +136,7 @@ func fdArg(option string, fd int) string { return "--" + option + "=" + fdPath(f
 // makeLinks has a helper make interfaces and routes. It returns a message with each TAP, which are the caller's
 // to close.
 func (ns *namespaces) makeLinks(ctx context.Context, cfg *AttachConfig) (taps []message, err error) {
-	set := &setup{Links: cfg.Links, Routes: cfg.Routes, Log: cfg.HelperLog}
+	set := &setup{Links: cfg.Links, Routes: cfg.Routes, Bare: cfg.Bare, Log: cfg.HelperLog}
 	err = ns.run(ctx, cfg.Exe, message{Kind: kindSetup, Setup: set}, func(c *conn) error {
 		for range cfg.Links {
 			m, err := c.expect(kindTAP)
@@ -205,7 +205,7 @@ func help(c *conn) error {
 	if m.Kind == kindChange {
 		return answer(c, ns, m, func(files []plumb.File) error { return writeBelow(m.file, files) })
 	}
-	if err := makeNetwork(c, ns, m.Setup.Links, m.Setup.Routes); err != nil {
+	if err := makeNetwork(c, ns, m.Setup); err != nil {
 		return err
 	}
 	return c.send(message{Kind: kindStarted, PID: os.Getpid()})

@@ -24,6 +24,7 @@ type setup struct {
 	OwnNetwork bool         `json:"own_network,omitempty"`
 	Links      []plumb.Link `json:"links,omitempty"` // to make
 	Routes     plumb.Routes `json:"routes,omitzero"`
+	Bare       bool         `json:"bare,omitempty"` // the links are not configured
 	Hostname   string       `json:"hostname,omitempty"`
 	Files      []plumb.File `json:"files,omitempty"`
 	// Log says what init writes to standard error.
@@ -130,7 +131,7 @@ func (s *sandboxInit) prepare() error {
 		return err
 	}
 	if set.OwnNetwork {
-		if err := makeNetwork(s.conn, s.ns, set.Links, set.Routes); err != nil {
+		if err := makeNetwork(s.conn, s.ns, set); err != nil {
 			return withUserNamespaceHint(err)
 		}
 	}

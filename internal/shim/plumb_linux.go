@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/tap"
 	"github.com/usernet/usernet/tap/netns"
 )
@@ -15,12 +16,12 @@ import (
 // What init, and the helper of an attached namespace, do to the network namespace they are in.
 
 // makeNetwork makes lo, the interfaces and the routes. Each TAP goes to the shim as early as possible.
-func makeNetwork(c *conn, ns netns.Namespace, links []plumb.Link, routes plumb.Routes) error {
-	if len(links) == 0 && routes == (plumb.Routes{}) {
+func makeNetwork(c *conn, ns netns.Namespace, s *setup) error {
+	if len(s.Links) == 0 && s.Routes == (plumb.Routes{}) {
 		return loopbackUp()
 	}
-	for _, l := range links {
-		f, info, err := tap.Create(l.Name, l.MTU, l.MAC)
+	for _, l := range s.Links {
+		f, info, err := openTAP(l)
 		if err != nil {
 			return err
 		}
@@ -30,7 +31,27 @@ func makeNetwork(c *conn, ns netns.Namespace, links []plumb.Link, routes plumb.R
 			return err
 		}
 	}
-	return ns.Configure(links, routes)
+	if s.Bare {
+		return nil
+	}
+	return ns.Configure(s.Links, s.Routes)
+}
+
+// openTAP makes the TAP of a Link, or takes over the one there is.
+func openTAP(l plumb.Link) (*os.File, tap.Info, error) {
+	if l.Adopt {
+		there, err := sys.InterfaceExists(l.Name)
+		if err != nil {
+			return nil, tap.Info{}, fmt.Errorf("find interface %s: %w", l.Name, err)
+		}
+		if there {
+			f, info, err := tap.Attach(l.Name)
+			// Whoever made it may set its MTU later; the Link's is what was agreed on.
+			info.MTU = l.MTU
+			return f, info, err
+		}
+	}
+	return tap.Create(l.Name, l.MTU, l.MAC)
 }
 
 // loopbackUp brings up lo, the whole network of a sandbox without one.
@@ -85,7 +106,7 @@ func makeChange(ns netns.Namespace, ch *change, setFiles func([]plumb.File) erro
 
 // plug makes an interface; after an error there is none.
 func plug(ns netns.Namespace, l plumb.Link) (*os.File, tap.Info, error) {
-	f, info, err := tap.Create(l.Name, l.MTU, l.MAC)
+	f, info, err := openTAP(l)
 	if err != nil {
 		return nil, tap.Info{}, err
 	}
