@@ -3,6 +3,7 @@ package sys
 import (
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +30,7 @@ func TestRX16YieldLooksAtTheNetwork(t *testing.T) {
 			}
 		})
 	}
-	var most int64
+	var waited []int64
 	answers := make(chan struct{})
 	asked := int64(0)
 	busy.Go(func() {
@@ -38,7 +39,7 @@ func TestRX16YieldLooksAtTheNetwork(t *testing.T) {
 			if _, err := r.Read(b); err != nil || b[0] == 0 {
 				return
 			}
-			most = max(most, turns.Load()-atomic.LoadInt64(&asked))
+			waited = append(waited, turns.Load()-atomic.LoadInt64(&asked))
 			answers <- struct{}{}
 		}
 	})
@@ -55,8 +56,10 @@ func TestRX16YieldLooksAtTheNetwork(t *testing.T) {
 	}
 	stop.Store(true)
 	busy.Wait()
-	if most > 30 {
-		t.Errorf("whoever waits for a descriptor came to run after %d turns of others", most)
+	// The median, because a thread that a busy machine stops in the middle of a turn loses that one.
+	slices.Sort(waited)
+	if median := waited[len(waited)/2]; median > 30 {
+		t.Errorf("whoever waits for a descriptor came to run after %d turns of others: %d", median, waited)
 	}
 }
 
