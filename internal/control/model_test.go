@@ -86,9 +86,10 @@ func (m *machine) agree(t *rapid.T, what string, err error, want bool) bool {
 
 func (m *machine) kill(t *rapid.T) {
 	// The sixth restart within a minute would wait.
-	if m.kills++; m.kills > 4 {
-		t.Skip("enough")
+	if m.kills >= 4 {
+		return
 	}
+	m.kills++
 	m.settle()
 	syscall.Kill(m.Status().PID, syscall.SIGKILL)
 	m.unsettled++
@@ -182,7 +183,7 @@ func (m *machine) publish(t *rapid.T) {
 	want := m.endpoint(n, id) >= 0
 	for _, l := range ls {
 		if slices.ContainsFunc(m.ports, func(p twinPort) bool { return p.id == portID(l.Spec) && (p.network != n || p.endpoint != id) }) {
-			t.Skip("it is somebody else's")
+			return
 		}
 		if l.Spec.Port == 666 {
 			m.settle()
