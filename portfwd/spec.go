@@ -29,6 +29,11 @@ type Spec struct {
 	HostPortEnd uint16 `json:"host_port_end,omitempty"`
 	// Port is the container's port, never 0.
 	Port uint16 `json:"port"`
+	// To is the address in the Network to connect to; the zero Addr means the Endpoint's own of the client's
+	// family. It may be one that the container routes onwards, such as that of a bridge in it.
+	To netip.Addr `json:"to,omitzero"`
+	// Device is the interface of the host that the listener is bound to; empty means any.
+	Device string `json:"device,omitempty"`
 }
 
 // String is the short form of --publish: `[HOSTIP:]HOSTPORT[-END]:PORT/PROTO`, or `[HOSTIP::]PORT/PROTO`

@@ -39,12 +39,23 @@ type Network struct {
 	// NoGateway means that the gateway addresses answer nothing and route nothing (gateway mode
 	// isolated); the resolver at 127.0.0.11 works nevertheless.
 	NoGateway bool `json:"no_gateway,omitempty"`
+	// AnyNeighbour means that the gateway answers ARP and neighbour solicitations for every address that is no
+	// Endpoint's: the container has the host's own address and routes, and believes that its LAN and its router are on
+	// the link. Its subnets are then no more than that belief: gateways and name servers may lie outside of them,
+	// and what is in them may be reached like any other destination.
+	AnyNeighbour bool `json:"any_neighbour,omitempty"`
+	// Autoconf says what guests that configure themselves are not told, or told beyond the fields above.
+	Autoconf Autoconf `json:"autoconf,omitzero"`
 
 	// Policy says what containers may reach.
 	Policy Policy `json:"policy"`
 	// Outbound4 and Outbound6 are the host addresses new flows leave from; zero lets the kernel choose.
 	Outbound4 netip.Addr `json:"outbound4,omitzero"`
 	Outbound6 netip.Addr `json:"outbound6,omitzero"`
+	// OutboundDevice4 and OutboundDevice6 are the host interfaces new flows leave by; empty leaves it to the routes.
+	// Flows to the host itself, by Maps or HostLoopback, are not bound to them.
+	OutboundDevice4 string `json:"outbound_device4,omitempty"`
+	OutboundDevice6 string `json:"outbound_device6,omitempty"`
 	// Limits are the bounds of one container; zero fields mean the defaults.
 	Limits Limits `json:"limits,omitzero"`
 }
@@ -62,6 +73,21 @@ type Policy struct {
 	// Refuse are destinations that are refused whatever else is allowed: VXLAN ports of peers, key-value
 	// stores (reliability HC-33, HC-34).
 	Refuse []Refused `json:"refuse,omitempty"`
+	// Maps are addresses that stand for ones of the host. They are allowed whatever else is refused, but for NoEgress
+	// and the protocols below. The first that fits counts, and comes before HostLoopback.
+	Maps []AddrMap `json:"maps,omitempty"`
+	// NoTCP, NoUDP and NoICMP mean that nothing of the protocol passes to the outside, whatever the destination.
+	// DNS and autoconfiguration are the gateway's own and answer nevertheless, and so does it to pings.
+	NoTCP  bool `json:"no_tcp,omitempty"`
+	NoUDP  bool `json:"no_udp,omitempty"`
+	NoICMP bool `json:"no_icmp,omitempty"`
+}
+
+// AddrMap leads flows to From to the host's address To: 127.0.0.1, ::1 or one of the host's own. Answers come
+// from From. Both are of one family and have no zone; neither is a group's.
+type AddrMap struct {
+	From netip.Addr `json:"from"`
+	To   netip.Addr `json:"to"`
 }
 
 // Refused is a set of destinations.
@@ -83,6 +109,27 @@ type Limits struct {
 	DNSQueries    int `json:"dns_queries,omitempty"`
 	// UDPIdle in milliseconds; for tests. Zero means 300 s, and 30 s for port 53.
 	UDPIdleMillis int `json:"udp_idle_millis,omitempty"`
+}
+
+// Autoconf is what guests that configure themselves (DHCPv4, router solicitations, DHCPv6) find. The zero value
+// answers them with what the Network has.
+type Autoconf struct {
+	// NoDHCP4, NoDHCP6 and NoRA silence one of the three. NoNDP silences neighbour discovery altogether, router
+	// advertisements included.
+	NoDHCP4 bool `json:"no_dhcp4,omitempty"`
+	NoDHCP6 bool `json:"no_dhcp6,omitempty"`
+	NoRA    bool `json:"no_ra,omitempty"`
+	NoNDP   bool `json:"no_ndp,omitempty"`
+	// Lease is the IPv4 address that DHCP gives an Endpoint which is not Strict, in place of that of its Addrs; it
+	// may send from it then. Zero: that of its Addrs. It makes sense for a Network with one Endpoint.
+	Lease netip.Addr `json:"lease,omitzero"`
+	// NoDHCPDNS and NoDHCPSearch leave name servers and search domains out of all three.
+	NoDHCPDNS    bool `json:"no_dhcp_dns,omitempty"`
+	NoDHCPSearch bool `json:"no_dhcp_search,omitempty"`
+	// Hostname is what a guest is told to call itself (DHCPv4 option 12), in place of the Endpoint's first name.
+	Hostname string `json:"hostname,omitempty"`
+	// FQDN is its whole name (option 81 of DHCPv4, 39 of DHCPv6).
+	FQDN string `json:"fqdn,omitempty"`
 }
 
 // Endpoint is what control says about one container's leg in a Network.

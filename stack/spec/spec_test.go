@@ -23,8 +23,16 @@ func TestTravels(t *testing.T) {
 			Policy: spec.Policy{
 				NoEgress: true, HostLoopback: true, Metadata: true,
 				Refuse: []spec.Refused{{Prefix: netip.MustParsePrefix("192.0.2.9/32"), Proto: "udp", Port: 4789}},
+				Maps:   []spec.AddrMap{{From: netip.MustParseAddr("169.254.1.2"), To: netip.MustParseAddr("127.0.0.1")}},
+				NoTCP:  true, NoUDP: true, NoICMP: true,
+			},
+			AnyNeighbour: true,
+			Autoconf: spec.Autoconf{
+				NoDHCP4: true, NoDHCP6: true, NoRA: true, NoNDP: true, Lease: netip.MustParseAddr("10.0.2.15"),
+				NoDHCPDNS: true, NoDHCPSearch: true, Hostname: "web", FQDN: "web.example.org",
 			},
 			Outbound4: netip.MustParseAddr("192.0.2.1"), Outbound6: netip.MustParseAddr("2001:db8::1"),
+			OutboundDevice4: "eth0", OutboundDevice6: "eth1",
 			Limits: spec.Limits{TCPFlows: 1, TCPHandshakes: 2, UDPFlows: 3, PingFlows: 4, DNSQueries: 5, UDPIdleMillis: 6},
 		},
 		&spec.Endpoint{
