@@ -213,47 +213,48 @@ func (s *server) stats(body json.RawMessage) (any, error) {
 	return b.Stats(), nil
 }
 
+// give parses a request that came with a descriptor and hands both to its Network's Backend, which owns f then.
+func give[Q any](s *server, body json.RawMessage, f *os.File, network func(Q) string, do func(Backend, Q) error) error {
+	q, err := parse[Q](body)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	b, err := s.find(network(q))
+	if err != nil {
+		f.Close()
+		return err
+	}
+	return do(b, q)
+}
+
 func (s *server) attach(body json.RawMessage, f *os.File) error {
-	q, err := parse[attachRequest](body)
-	if err == nil {
-		var b Backend
-		if b, err = s.find(q.Network); err == nil {
-			if err = b.Attach(q.Endpoint, f, q.TAP); err == nil {
-				s.held.add(q.entry())
-			}
+	return give(s, body, f, func(q attachRequest) string { return q.Network }, func(b Backend, q attachRequest) error {
+		if err := b.Attach(q.Endpoint, f, q.TAP); err != nil {
 			return err
 		}
-	}
-	f.Close()
-	return err
+		s.held.add(q.entry())
+		return nil
+	})
 }
 
 func (s *server) publish(body json.RawMessage, f *os.File) error {
-	q, err := parse[publishRequest](body)
-	if err == nil {
-		var b Backend
-		if b, err = s.find(q.Network); err == nil {
-			if err = b.Publish(q.ID, q.Spec, f, q.Endpoint); err == nil {
-				s.held.add(q.entry())
-			}
+	return give(s, body, f, func(q publishRequest) string { return q.Network }, func(b Backend, q publishRequest) error {
+		if err := b.Publish(q.ID, q.Spec, f, q.Endpoint); err != nil {
 			return err
 		}
-	}
-	f.Close()
-	return err
+		s.held.add(q.entry())
+		return nil
+	})
 }
 
 func (s *server) capture(body json.RawMessage, f *os.File) error {
-	q, err := parse[captureRequest](body)
-	if err == nil {
-		var b Backend
-		if b, err = s.find(q.Network); err == nil {
-			if c, ok := b.(Capturer); ok {
-				return c.Capture(f, q.More)
-			}
-			err = errors.New("serve capture: this network cannot capture")
+	return give(s, body, f, func(q captureRequest) string { return q.Network }, func(b Backend, q captureRequest) error {
+		c, ok := b.(Capturer)
+		if !ok {
+			f.Close()
+			return errors.New("serve capture: this network cannot capture")
 		}
-	}
-	f.Close()
-	return err
+		return c.Capture(f, q.More)
+	})
 }
