@@ -1,7 +1,7 @@
 // Package programs knows what the tests and the bench need beside Go, and which packages of Debian have it.
 //
-// This is the only list. What is missing is installed where that can be done, by root with apt-get; elsewhere
-// the error names the packages, and nothing goes on with less.
+// This is the only list, beside that of what another Debian has (root.go). What is missing is installed where that can
+// be done, by root with apt-get; elsewhere the error names the packages, and nothing goes on with less.
 package programs
 
 import (
@@ -42,7 +42,8 @@ var needed = map[Purpose]map[string]string{
 		"curl": "curl", "iperf3": "iperf3", "dig": "bind9-dnsutils", "socat": "socat",
 		"busybox": "busybox-static", "podman": "podman",
 		"dhclient": "isc-dhcp-client", "rdisc6": "ndisc6",
-		"docker": "docker.io",
+		"docker": "docker.io", "slirp4netns": "slirp4netns", "rootlesskit": "rootlesskit",
+		"/usr/lib/podman/aardvark-dns": "aardvark-dns", "/usr/lib/podman/netavark": "netavark",
 	},
 	Bench: {
 		"slirp4netns": "slirp4netns", "pasta": "passt", "iperf3": "iperf3", "podman": "podman",
@@ -65,9 +66,22 @@ func Provide(w io.Writer, purposes ...Purpose) error {
 		return err
 	}
 	missing, err := Missing(purposes...)
-	if err != nil || len(missing) == 0 {
+	if err == nil && len(missing) > 0 {
+		err = install(w, missing, purposes)
+	}
+	if err != nil || !wantsRoot(purposes) || haveRoot() {
 		return err
 	}
+	return provideRoot(w)
+}
+
+// wantsRoot reports whether one of the purposes needs programs of another Debian than the machine's.
+func wantsRoot(purposes []Purpose) bool {
+	return slices.Contains(purposes, Tests) || slices.Contains(purposes, Bench)
+}
+
+// install installs packages, and looks whether the purposes have what they need then.
+func install(w io.Writer, missing []string, purposes []Purpose) error {
 	list := strings.Join(missing, " ")
 	apt, err := exec.LookPath("apt-get")
 	if err != nil || os.Geteuid() != 0 {
@@ -99,7 +113,8 @@ func Provide(w io.Writer, purposes ...Purpose) error {
 			return err
 		}
 	}
-	if missing, err = Missing(purposes...); err == nil && len(missing) > 0 {
+	missing, err = Missing(purposes...)
+	if err == nil && len(missing) > 0 {
 		err = errors.New("find programs: not found although their packages are installed: " + strings.Join(missing, " "))
 	}
 	return err

@@ -38,7 +38,7 @@ func enter(args []string) error {
 	}
 	for _, step := range []func() error{
 		hideRun, copyEtc, func() error { return install(self, nodeExe) }, func() error { return install(usernet, Usernet) },
-		mountTUN, mountCgroup, becomeUser,
+		mountTUN, mountCgroup, func() error { return startDebian13(3 + len(spaceNames)) }, becomeUser,
 	} {
 		if err := step(); err != nil {
 			return fmt.Errorf("prepare user %s: %w", userName, err)

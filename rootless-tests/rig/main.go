@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 // Words that select a role of the test binary when they are its first argument.
 const (
 	nodeRole  = "__node"  // with the number of the descriptor of its socket
+	rootRole  = "__root"  // likewise: a node that enters another root first
 	enterRole = "__enter" // with the arguments of the tests
 )
 
@@ -29,7 +31,8 @@ const (
 	ResolvConf = "/etc/resolv.conf"
 )
 
-// spaceNames are the namespaces; the tests inherit the sockets of their nodes in this order from descriptor 3.
+// spaceNames are the namespaces; the tests inherit the sockets of their nodes in this order from descriptor 3, and
+// then that of the node in another root.
 var spaceNames = []string{"H", "R", "X1", "X2"}
 
 // Main is the TestMain of a package with tests in the rig. It does not return.
@@ -42,6 +45,9 @@ func play(m *testing.M) int {
 	switch role := firstArg(); {
 	case role == nodeRole:
 		err = node()
+		code = 0
+	case role == rootRole:
+		err = enterRoot()
 		code = 0
 	case role == enterRole:
 		err = enter(os.Args[2:])
@@ -89,6 +95,9 @@ func node() error {
 // Rig is the network, as the tests see it.
 type Rig struct {
 	H, R, X1, X2 *Node
+	// Debian13 is in H, too; its commands are the ordinary user's, and of another Debian: podman 5, pasta and
+	// rootlesskit 2 are there. What lies in /run and /tmp is the same.
+	Debian13 *Node
 }
 
 // shared is the rig of this process; inherit makes it.
@@ -97,7 +106,7 @@ var shared *Rig
 // inherit takes over the sockets of the nodes.
 func inherit() error {
 	var nodes []*Node
-	for i, name := range spaceNames {
+	for i, name := range append(slices.Clone(spaceNames), "Debian13") {
 		unix.CloseOnExec(3 + i)
 		f := os.NewFile(uintptr(3+i), name)
 		if _, err := f.Stat(); err != nil {
@@ -105,7 +114,7 @@ func inherit() error {
 		}
 		nodes = append(nodes, newNode(name, f))
 	}
-	shared = &Rig{nodes[0], nodes[1], nodes[2], nodes[3]}
+	shared = &Rig{nodes[0], nodes[1], nodes[2], nodes[3], nodes[4]}
 	return nil
 }
 

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/internal/sys"
 )
@@ -186,16 +184,8 @@ func runNode(t testing.TB, env []string, flags ...string) *Sandbox {
 	theirs.Close()
 	sb := &Sandbox{newNode("sandbox", mine), p}
 	t.Cleanup(func() { sb.Node.Close() })
-	if err := mine.SetReadDeadline(time.Now().Add(Patience)); err != nil {
-		t.Fatal(err)
-	}
-	f, err := sb.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
+	if err := sb.answers(); err != nil {
 		t.Fatalf("usernet %s: its command does not answer: %v\n%s", strings.Join(args, " "), err, p.Stderr)
-	}
-	f.Close()
-	if err := mine.SetReadDeadline(time.Time{}); err != nil {
-		t.Fatal(err)
 	}
 	return sb
 }
