@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 func (s *server) containerList(w http.ResponseWriter, r *http.Request) error {
@@ -38,7 +40,7 @@ func (s *server) containerList(w http.ResponseWriter, r *http.Request) error {
 			list = append(list, v.listedContainer(c))
 		}
 	}
-	answer(w, http.StatusOK, list)
+	localhttp.Answer(w, http.StatusOK, list)
 	return nil
 }
 
@@ -47,7 +49,7 @@ func (s *server) containerInspect(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusOK, versionOf(r.Context()).container(c))
+	localhttp.Answer(w, http.StatusOK, versionOf(r.Context()).container(c))
 	return nil
 }
 

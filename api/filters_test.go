@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 // names asks for a list and returns what the key of each element is.
@@ -24,7 +26,7 @@ func names(t *testing.T, s http.Handler, method, target, filters, key string) (c
 	}
 	w := ask(s, method, target, "")
 	if w.Code >= http.StatusBadRequest {
-		var f failure
+		var f localhttp.Failure
 		if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 func (s *server) networkList(w http.ResponseWriter, r *http.Request) error {
@@ -38,7 +39,7 @@ func (s *server) networkList(w http.ResponseWriter, r *http.Request) error {
 		}
 		list = append(list, v.listedNetwork(n))
 	}
-	answer(w, http.StatusOK, list)
+	localhttp.Answer(w, http.StatusOK, list)
 	return nil
 }
 
@@ -58,7 +59,7 @@ func (s *server) networkInspect(w http.ResponseWriter, r *http.Request) error {
 	if scope := q.Get("scope"); scope != "" && scope != n.Scope {
 		return fault.New(fault.NotFound, "network %s not found", ref)
 	}
-	answer(w, http.StatusOK, versionOf(r.Context()).network(n))
+	localhttp.Answer(w, http.StatusOK, versionOf(r.Context()).network(n))
 	return nil
 }
 
@@ -74,7 +75,7 @@ func (s *server) networkCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusCreated, resp)
+	localhttp.Answer(w, http.StatusCreated, resp)
 	return nil
 }
 
@@ -140,6 +141,6 @@ func (s *server) networkPrune(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusOK, network.PruneReport{NetworksDeleted: names})
+	localhttp.Answer(w, http.StatusOK, network.PruneReport{NetworksDeleted: names})
 	return nil
 }

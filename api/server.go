@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -29,7 +28,7 @@ type Options struct {
 // It then closes l and all connections, ends the requests under way and returns nil.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	deny := func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusForbidden, failure{"this daemon belongs to another user"})
+		localhttp.Refuse(w, http.StatusForbidden, "this daemon belongs to another user")
 	}
 	s := localhttp.NewServer(h, deny, log)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
@@ -162,12 +161,7 @@ func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	} else {
 		s.log.Debug("request refused", "method", r.Method, "path", r.URL.Path, "status", code, "err", err)
 	}
-	answer(w, code, failure{err.Error()})
-}
-
-// failure is the body of every answer that is not a success.
-type failure struct {
-	Message string `json:"message"`
+	localhttp.Refuse(w, code, err.Error())
 }
 
 // status is the code of an error's kind.
@@ -198,17 +192,6 @@ type codeError struct {
 
 func (e *codeError) Error() string { return e.text }
 
-// answer writes a JSON body.
-func answer(w http.ResponseWriter, code int, body any) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		code, b = http.StatusInternalServerError, []byte(`{"message":"encode answer"}`)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
-}
-
 // elsewhere answers what Docker's daemon does and this one does not.
 func elsewhere(command string) handler {
 	text := "usernet keeps the networks of sandboxes and does not do this"
@@ -230,7 +213,7 @@ func absent(format string) handler {
 // empty answers lists of objects of which there are none.
 func empty(list any) handler {
 	return func(w http.ResponseWriter, _ *http.Request) error {
-		answer(w, http.StatusOK, list)
+		localhttp.Answer(w, http.StatusOK, list)
 		return nil
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/usernet/usernet/cnm/fault"
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 // Every answer says who serves; ping says it to clients of any age, with and without a version in the path.
@@ -81,7 +82,7 @@ func TestLU07Paths(t *testing.T) {
 
 func checkFailure(t *testing.T, what string, code int, h http.Header, body []byte, wantCode int, want string) {
 	t.Helper()
-	var f failure
+	var f localhttp.Failure
 	if err := json.Unmarshal(body, &f); err != nil || code != wantCode || f.Message != want || h.Get("Content-Type") != "application/json" {
 		t.Errorf("%s: %d %q (%s, %v), want %d %q", what, code, f.Message, h.Get("Content-Type"), err, wantCode, want)
 	}
@@ -131,7 +132,7 @@ func TestBodies(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		at(b).ServeHTTP(w, r)
-		var f failure
+		var f localhttp.Failure
 		if row.code != http.StatusCreated {
 			if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil {
 				t.Errorf("%.60q: %v", row.body, err)
@@ -215,7 +216,7 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("%s %s: %s", method, u, w.Body)
 		}
 		if w.Code >= http.StatusBadRequest {
-			var f failure
+			var f localhttp.Failure
 			if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil || f.Message == "" {
 				t.Errorf("%s %s: %d %q: %v", method, u, w.Code, w.Body, err)
 			}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/moby/moby/api/types/system"
+
+	"github.com/usernet/usernet/internal/localhttp"
 )
 
 func (s *server) ping(w http.ResponseWriter, r *http.Request) error {
@@ -34,7 +36,7 @@ func (s *server) version(w http.ResponseWriter, r *http.Request) error {
 			"Os": v.Os, "Arch": v.Arch, "KernelVersion": v.KernelVersion, "BuildTime": v.BuildTime, "Experimental": "false",
 		},
 	}}, v.Components...)
-	answer(w, http.StatusOK, v)
+	localhttp.Answer(w, http.StatusOK, v)
 	return nil
 }
 
@@ -43,6 +45,6 @@ func (s *server) info(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusOK, i)
+	localhttp.Answer(w, http.StatusOK, i)
 	return nil
 }

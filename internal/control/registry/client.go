@@ -94,7 +94,7 @@ func (d *Dir) request(ctx context.Context, name, method, path string, body, into
 	defer resp.Body.Close()
 	dec := json.NewDecoder(io.LimitReader(resp.Body, localhttp.MaxBody))
 	if resp.StatusCode >= http.StatusBadRequest {
-		f := failure{Message: resp.Status}
+		f := localhttp.Failure{Message: resp.Status}
 		_ = dec.Decode(&f) // what is no JSON has its status
 		return &APIError{Status: resp.StatusCode, Message: f.Message}
 	}

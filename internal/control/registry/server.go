@@ -43,11 +43,6 @@ type ports struct {
 	Ports []portfwd.Spec `json:"ports"`
 }
 
-// failure is the body of every answer that is not a success, as in Docker's API.
-type failure struct {
-	Message string `json:"message"`
-}
-
 // end is the body of a request to end a sandbox.
 type end struct {
 	Signal int `json:"signal"`
@@ -68,13 +63,13 @@ func newServer(a *api, log *slog.Logger) *http.Server {
 	mux.HandleFunc("DELETE /v1/ports", a.removePorts)
 	mux.HandleFunc("POST /v1/end", a.end)
 	return localhttp.NewServer(mux, func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusForbidden, failure{"this sandbox belongs to another user"})
+		localhttp.Refuse(w, http.StatusForbidden, "this sandbox belongs to another user")
 	}, log)
 }
 
 func (a *api) sandbox(w http.ResponseWriter, _ *http.Request) {
 	st := a.s.Status()
-	answer(w, http.StatusOK, Live{
+	localhttp.Answer(w, http.StatusOK, Live{
 		Entry: a.entry, State: st.State.String(), DatapathPID: st.PID, Restarts: st.Restarts,
 		Weakened: st.Hello.Confine.Weakened(), Ports: a.s.Ports(),
 	})
@@ -83,14 +78,14 @@ func (a *api) sandbox(w http.ResponseWriter, _ *http.Request) {
 func (a *api) stats(w http.ResponseWriter, r *http.Request) {
 	st, err := a.s.Stats(r.Context())
 	if err != nil {
-		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
+		localhttp.Refuse(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
-	answer(w, http.StatusOK, st)
+	localhttp.Answer(w, http.StatusOK, st)
 }
 
 func (a *api) listPorts(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, ports{a.s.Ports()})
+	localhttp.Answer(w, http.StatusOK, ports{a.s.Ports()})
 }
 
 func (a *api) addPorts(w http.ResponseWriter, r *http.Request) {
@@ -100,10 +95,10 @@ func (a *api) addPorts(w http.ResponseWriter, r *http.Request) {
 	}
 	bound, err := a.s.Publish(q.Ports)
 	if err != nil {
-		answer(w, status(err), failure{err.Error()})
+		localhttp.Refuse(w, status(err), err.Error())
 		return
 	}
-	answer(w, http.StatusCreated, ports{bound})
+	localhttp.Answer(w, http.StatusCreated, ports{bound})
 }
 
 func (a *api) removePorts(w http.ResponseWriter, r *http.Request) {
@@ -112,16 +107,16 @@ func (a *api) removePorts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.s.Unpublish(q.Ports); err != nil {
-		answer(w, status(err), failure{err.Error()})
+		localhttp.Refuse(w, status(err), err.Error())
 		return
 	}
-	answer(w, http.StatusOK, ports{a.s.Ports()})
+	localhttp.Answer(w, http.StatusOK, ports{a.s.Ports()})
 }
 
 // some answers a request without ports.
 func (p ports) some(w http.ResponseWriter) bool {
 	if len(p.Ports) == 0 {
-		answer(w, http.StatusBadRequest, failure{"read ports: there are none"})
+		localhttp.Refuse(w, http.StatusBadRequest, "read ports: there are none")
 	}
 	return len(p.Ports) > 0
 }
@@ -134,15 +129,15 @@ func (a *api) end(w http.ResponseWriter, r *http.Request) {
 	}
 	const last = 64 // SIGRTMAX
 	if q.Signal < 1 || q.Signal > last {
-		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("invalid signal: %d", q.Signal)})
+		localhttp.Refuse(w, http.StatusBadRequest, fmt.Sprintf("invalid signal: %d", q.Signal))
 		return
 	}
 	if a.signal == nil {
-		answer(w, http.StatusConflict, failure{"this sandbox takes no signals"})
+		localhttp.Refuse(w, http.StatusConflict, "this sandbox takes no signals")
 		return
 	}
 	if err := a.signal(syscall.Signal(q.Signal)); err != nil {
-		answer(w, http.StatusInternalServerError, failure{err.Error()})
+		localhttp.Refuse(w, http.StatusInternalServerError, err.Error())
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -164,9 +159,9 @@ func readBody[T any](w http.ResponseWriter, r *http.Request) (T, bool) {
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
-		answer(w, http.StatusRequestEntityTooLarge, failure{fmt.Sprintf("the body is longer than %d bytes", long.Limit)})
+		localhttp.Refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", long.Limit))
 	case err != nil:
-		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("read request: %v", err)})
+		localhttp.Refuse(w, http.StatusBadRequest, fmt.Sprintf("read request: %v", err))
 	default:
 		return q, true
 	}
@@ -186,14 +181,4 @@ func status(err error) int {
 		return http.StatusForbidden
 	}
 	return http.StatusBadRequest
-}
-
-func answer(w http.ResponseWriter, code int, body any) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		code, b = http.StatusInternalServerError, []byte(`{"message":"encode answer"}`)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
 }
