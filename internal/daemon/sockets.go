@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // sockets are what the daemon listens on.
@@ -15,9 +17,6 @@ type sockets struct {
 	api  []net.Listener
 	join *net.UnixListener
 }
-
-// maxSocketPath is the length of sockaddr_un.sun_path less its final zero.
-const maxSocketPath = 107
 
 // listen takes the sockets that systemd gave and makes those that it did not. The lock is held, so
 // what a dead daemon has left may go.
@@ -88,14 +87,8 @@ func (s *sockets) take(given []*os.File) (err error) {
 
 // listenUnix makes a socket with mode 0600.
 func listenUnix(network, path string) (*net.UnixListener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("listen on %s: the path is longer than %d bytes; set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("listen on %s: it is there and not a socket; remove it", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listen on %s: remove the stale socket: %w", path, err)
+	if err := sys.FreeSocketPath(path); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	// The umask makes it 0600 from its first moment; where somebody changed that, the mode is set again.
 	l, err := net.ListenUnix(network, &net.UnixAddr{Name: path, Net: network})

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -229,7 +230,7 @@ func TestSocketThatCannotBe(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		file:                                     "not a socket",
-		"/" + strings.Repeat("x", maxSocketPath): "longer than 107 bytes",
+		"/" + strings.Repeat("x", sys.MaxSocketPath): "longer than 107 bytes",
 		"/nonexistent/socket":                    "no such file",
 	} {
 		if _, err := Start(Config{Args: []string{"usernet"}, Socket: path}); err == nil || !strings.Contains(err.Error(), want) {

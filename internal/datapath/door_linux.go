@@ -1,9 +1,7 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/internal/wire"
 )
 
@@ -21,21 +20,12 @@ const adoptionWait = 60 * time.Second
 // backlog is how many controls may wait. There is one; a second finds no answer until the first is gone.
 const backlog = 4
 
-// maxSocketPath is the length of sockaddr_un.sun_path less its final zero.
-const maxSocketPath = 107
-
 // bindSocket makes a SEQPACKET socket with mode 0600 at path, in place of what an earlier process has left there. It
 // does not listen: that is the datapath's to do, because those who connect are told the process that did (unix(7),
 // SO_PEERCRED).
 func bindSocket(path string) (*os.File, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("bind %s: the path is longer than %d bytes; set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("bind %s: it is there and not a socket; remove it", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("bind %s: remove the stale socket: %w", path, err)
+	if err := sys.FreeSocketPath(path); err != nil {
+		return nil, fmt.Errorf("bind %s: %w", path, err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

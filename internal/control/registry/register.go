@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet/internal/localhttp"
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // Names of the files, see the package comment.
@@ -133,14 +134,11 @@ func listen(d *Dir, name string) (net.Listener, error) {
 	return localhttp.NewListener(l), nil
 }
 
-// maxSocketPath is the length of sockaddr_un.sun_path less its final zero.
-const maxSocketPath = 107
-
 // socketPath is where to bind or connect to a sandbox's socket. A path too long for a socket's address goes by the
 // directory's descriptor, which done closes.
 func (d *Dir) socketPath(name string) (path string, done func(), err error) {
 	path = filepath.Join(d.path, sandboxesDir, name, socketName)
-	if len(path) <= maxSocketPath {
+	if len(path) <= sys.MaxSocketPath {
 		return path, func() {}, nil
 	}
 	f, err := d.root.Open(name)
