@@ -229,9 +229,9 @@ func TestSocketThatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		file:                                     "not a socket",
+		file: "not a socket",
 		"/" + strings.Repeat("x", sys.MaxSocketPath): "longer than 107 bytes",
-		"/nonexistent/socket":                    "no such file",
+		"/nonexistent/socket":                        "no such file",
 	} {
 		if _, err := Start(Config{Args: []string{"usernet"}, Socket: path}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
