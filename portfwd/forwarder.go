@@ -74,11 +74,13 @@ type Forwarder struct {
 	sources sources
 	conns   atomic.Int64 // TCP connections open now
 	flows   *flowTable
-	batches *sys.BatchPool
-	senders sync.Pool // *sender
-	wg      sync.WaitGroup
-	stop    chan struct{} // closed by Close; ends expireFlows
-	dirty   dirtyList
+	// reversed is how many flows the UDP listeners inside containers have.
+	reversed atomic.Int64
+	batches  *sys.BatchPool
+	senders  sync.Pool // *sender
+	wg       sync.WaitGroup
+	stop     chan struct{} // closed by Close; ends expireFlows
+	dirty    dirtyList
 
 	mu       sync.Mutex // a leaf
 	servers  map[string]*running
@@ -131,7 +133,7 @@ func randomPort() uint16 { return uint16(1024 + rand.IntN(65536-1024)) }
 func (fw *Forwarder) Add(id string, s Spec, f *os.File, t Target) error {
 	defer f.Close() // the server has a duplicate
 	err := s.validate()
-	if err == nil {
+	if err == nil && !s.Reverse {
 		err = fw.sources.check(t)
 	}
 	if err == nil {
@@ -168,7 +170,7 @@ func (fw *Forwarder) start(id string, s Spec, f *os.File, t Target) error {
 		defer close(r.done)
 		srv.run(ctx)
 	})
-	if s.Proto == UDP && !fw.expiring {
+	if s.Proto == UDP && !s.Reverse && !fw.expiring {
 		fw.expiring = true
 		fw.wg.Go(fw.expireFlows)
 	}
@@ -191,6 +193,9 @@ func (fw *Forwarder) newServer(s Spec, f *os.File, t Target) (server, error) {
 		return nil, err
 	}
 	if udp, ok := pc.(*net.UDPConn); ok {
+		if s.Reverse {
+			return newReverseUDP(fw, s, udp)
+		}
 		return newUDPServer(fw, s, t, udp)
 	}
 	return nil, errors.Join(errors.New("not a UDP socket"), pc.Close())
@@ -255,4 +260,4 @@ func (fw *Forwarder) expireFlows() {
 func (fw *Forwarder) Conns() int { return int(fw.conns.Load()) }
 
 // Flows is the number of UDP flows now.
-func (fw *Forwarder) Flows() int { return fw.flows.len() }
+func (fw *Forwarder) Flows() int { return fw.flows.len() + int(fw.reversed.Load()) }

@@ -85,6 +85,9 @@ func checkSpecs(specs []Spec) error {
 		if err := s.validate(); err != nil {
 			return err
 		}
+		if s.Reverse {
+			return fmt.Errorf("publish %s: its socket is the container's to make", s)
+		}
 		if s.freedom() != 0 {
 			continue
 		}

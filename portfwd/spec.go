@@ -34,12 +34,21 @@ type Spec struct {
 	To netip.Addr `json:"to,omitzero"`
 	// Device is the interface of the host that the listener is bound to; empty means any.
 	Device string `json:"device,omitempty"`
+	// Reverse turns the two sides round: the socket is one of the container's network namespace (plumb.Socket),
+	// HostIP and HostPort are what it is bound to there, and connections and datagrams go to Port on the host's loopback
+	// address of the same family. Such a socket is never made by Listen.
+	Reverse bool `json:"reverse,omitempty"`
 }
 
 // String is the short form of --publish: `[HOSTIP:]HOSTPORT[-END]:PORT/PROTO`, or `[HOSTIP::]PORT/PROTO`
 // when the host port is free. Parse reads it back to the same Spec.
+//
+// A Reverse Spec is marked `reverse` in front; Parse does not read it.
 func (s Spec) String() string {
 	var b strings.Builder
+	if s.Reverse {
+		b.WriteString("reverse ")
+	}
 	if s.HostIP.IsValid() {
 		b.WriteString(hostString(s.HostIP))
 		b.WriteByte(':')
@@ -89,6 +98,8 @@ func (s Spec) validate() error {
 		return fmt.Errorf("publish %s: invalid containerPort: 0", s)
 	case s.HostPortEnd != 0 && (s.HostPort == 0 || s.HostPortEnd <= s.HostPort):
 		return fmt.Errorf("publish %s: invalid hostPort: %s", s, s.hostPorts())
+	case s.Reverse && (!s.HostIP.IsValid() || s.HostPort == 0 || s.HostPortEnd != 0 || s.To.IsValid() || s.Device != ""):
+		return fmt.Errorf("publish %s: a port that leads to the host has one address, one port and no more", s)
 	case s.HostIP.Is4In6() || s.HostIP.Zone() != "" || s.HostIP.IsMulticast():
 		return fmt.Errorf("publish %s: invalid IP address: %s", s, s.HostIP)
 	}

@@ -85,6 +85,10 @@ func (s *tcpServer) release() {
 
 func (s *tcpServer) forward(ctx context.Context, c *net.TCPConn) {
 	defer c.Close()
+	if s.spec.Reverse {
+		s.toHost(ctx, c)
+		return
+	}
 	client := clientOf(c)
 	if !client.IsValid() {
 		return // reset before it was accepted; the kernel has no address for it

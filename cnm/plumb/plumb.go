@@ -1,4 +1,4 @@
-// Package plumb says what control asks of a sandbox's namespaces: interfaces, routes, files. Inert, JSON.
+// Package plumb says what control asks of a sandbox's namespaces: interfaces, routes, files, sockets. Inert, JSON.
 //
 // It is a leaf, so that the shim, which does these things, and the Controller, which decides them, need not
 // know each other.
@@ -51,4 +51,24 @@ func (h Hop) IsZero() bool { return h.Dev == "" }
 type File struct {
 	Path    string `json:"path"` // absolute
 	Content string `json:"content"`
+}
+
+// SocketNetwork is the family and transport of a Socket, by the names of package net.
+type SocketNetwork string
+
+// The kinds of sockets.
+const (
+	TCP4 SocketNetwork = "tcp4"
+	TCP6 SocketNetwork = "tcp6"
+	UDP4 SocketNetwork = "udp4"
+	UDP6 SocketNetwork = "udp6"
+)
+
+// Socket is a socket that is made inside a sandbox's network namespace, to be used outside. Whoever has its
+// descriptor sends and receives as if it were in the sandbox.
+type Socket struct {
+	Network SocketNetwork `json:"network"`
+	// Listen is the address and port it is bound to, of Network's family; a TCP socket listens there. Port 0
+	// leaves the port to the kernel. The zero AddrPort makes a socket that is neither bound nor connected.
+	Listen netip.AddrPort `json:"listen,omitzero"`
 }

@@ -123,7 +123,29 @@ func (p *Private) Publish(specs []portfwd.Spec) ([]portfwd.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = p.c.do(func(s *supervisor) error {
+	if err := p.serve(ls); err != nil {
+		closeListeners(ls)
+		return nil, err
+	}
+	return specsOf(ls), nil
+}
+
+// PublishSockets forwards sockets that somebody else has made, such as those of Reverse Specs, which are made inside the
+// sandbox: all or none. The files stay the caller's. Unpublish ends them.
+func (p *Private) PublishSockets(ls []portfwd.Listener) error {
+	kept, err := keepListeners(ls)
+	if err == nil {
+		err = p.serve(kept)
+	}
+	if err != nil {
+		closeListeners(kept)
+	}
+	return err
+}
+
+// serve owns ls when it succeeds.
+func (p *Private) serve(ls []portfwd.Listener) error {
+	err := p.c.do(func(s *supervisor) error {
 		if !p.there {
 			p.waiting = append(p.waiting, ls...)
 		} else if err := s.publish(p.cfg.Network.ID, p.cfg.Endpoint.ID, ls); err != nil {
@@ -133,10 +155,9 @@ func (p *Private) Publish(specs []portfwd.Spec) ([]portfwd.Spec, error) {
 		return nil
 	})
 	if err != nil {
-		closeListeners(ls)
-		return nil, fmt.Errorf("publish ports: %w", err)
+		return fmt.Errorf("publish ports: %w", err)
 	}
-	return specsOf(ls), nil
+	return nil
 }
 
 // Unpublish ends ports. A Spec without an address stands for all addresses its port is bound to,
@@ -176,7 +197,7 @@ func (p *Private) Unpublish(specs []portfwd.Spec) error {
 
 // matches reports whether q stands for the bound port s.
 func matches(q, s portfwd.Spec) bool {
-	return q.Proto == s.Proto && q.HostPort == s.HostPort &&
+	return q.Proto == s.Proto && q.HostPort == s.HostPort && q.Reverse == s.Reverse &&
 		(!q.HostIP.IsValid() || q.HostIP == s.HostIP) && (q.Port == 0 || q.Port == s.Port)
 }
 

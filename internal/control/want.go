@@ -41,8 +41,12 @@ func newWant() want {
 }
 
 // portID names a published port between control and datapath. A bound socket is unique by its
-// protocol, address and port.
+// protocol, address and port in the namespace it is bound in.
 func portID(s portfwd.Spec) string {
+	if s.Reverse {
+		s.Reverse = false
+		return "reverse/" + portID(s)
+	}
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(s.HostIP, s.HostPort), s.Proto)
 }
 

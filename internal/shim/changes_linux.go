@@ -86,6 +86,8 @@ func (c *changer) make(ctx context.Context, ch Change) error {
 		return err
 	case ch.Signal != 0:
 		return c.signal(ch.Signal)
+	case len(ch.Sockets) > 0:
+		return c.sockets(ctx, ch)
 	}
 	return errors.New("change a sandbox: the change asks for nothing")
 }
@@ -109,6 +111,28 @@ func (c *changer) plug(ctx context.Context, l plumb.Link) error {
 		return errors.Join(err, uerr)
 	}
 	c.links[l.EndpointID] = l
+	return nil
+}
+
+// sockets has sockets made and hands them over.
+func (c *changer) sockets(ctx context.Context, ch Change) error {
+	m, err := c.ask(ctx, change{Sockets: ch.Sockets})
+	if err != nil {
+		return err
+	}
+	if err := m.checkSockets(len(ch.Sockets)); err != nil {
+		return err
+	}
+	ch.Made(m.sockets)
+	return nil
+}
+
+// checkSockets makes sure that there are as many as were asked for; otherwise none stays open.
+func (m *message) checkSockets(wanted int) error {
+	if len(m.sockets) != wanted {
+		m.close()
+		return fmt.Errorf("make sockets: %d came instead of %d; raise the limit of open files (ulimit -n)", len(m.sockets), wanted)
+	}
 	return nil
 }
 

@@ -140,13 +140,17 @@ type Network interface {
 	Close() error
 }
 
-// Change is a change of a running sandbox. Exactly one of the first five fields is set.
+// Change is a change of a running sandbox. Exactly one of the first six fields is set.
 type Change struct {
 	Plug   *plumb.Link    // make the interface, give its TAP to Attach, then reply
 	Unplug string         // remove the interface of this Endpoint, if there is one
 	Routes *plumb.Routes  // in place of those there are
 	Files  []plumb.File   // new content of files given at the start; for an attached namespace others are passed over
 	Signal syscall.Signal // to CMD; SIGKILL ends the sandbox
+	// Sockets are to be made in the network namespace. They go to Made, which owns them from then on, before the
+	// reply. Who made them may be hostile: they may be anything.
+	Sockets []plumb.Socket
+	Made    func([]*os.File) `json:"-"`
 	// Reply is buffered and gets exactly one reply. After an error nothing has changed.
 	Reply chan<- error
 }

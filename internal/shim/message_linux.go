@@ -40,8 +40,12 @@ type message struct {
 	Code     int            `json:"code,omitempty"`
 	Error    string         `json:"error,omitempty"`
 
-	file *os.File // beside the message
+	file    *os.File   // beside the message
+	sockets []*os.File // the same, of an answer to change.Sockets; then there is no file
 }
+
+// isSockets reports whether what comes beside the message are sockets.
+func (m *message) isSockets() bool { return m.Kind == kindChanged && m.Info == nil }
 
 // change is a Change as the process in the sandbox is told of it. Exactly one field is set.
 type change struct {
@@ -49,6 +53,8 @@ type change struct {
 	Unplug string       `json:"unplug,omitempty"` // the name of an interface
 	Routes *routeChange `json:"routes,omitempty"`
 	Files  []plumb.File `json:"files,omitempty"` // for a helper there is the directory that is their root
+	// Sockets are answered by as many descriptors.
+	Sockets []plumb.Socket `json:"sockets,omitempty"`
 }
 
 // routeChange says what was set before, too: only that may be replaced.
@@ -83,7 +89,7 @@ func inheritedConn(fd int) (*conn, error) {
 }
 
 func (c *conn) send(m message) error {
-	var files []*os.File
+	files := m.sockets
 	if m.file != nil {
 		files = []*os.File{m.file}
 	}
@@ -101,7 +107,10 @@ func (c *conn) receive() (message, error) {
 		closeAll(files)
 		return message{}, err
 	}
-	if len(files) != 0 {
+	switch {
+	case m.isSockets():
+		m.sockets = files
+	case len(files) != 0:
 		m.file = files[0]
 		closeAll(files[1:])
 	}
@@ -124,11 +133,12 @@ func (c *conn) expect(k kind) (message, error) {
 	return message{}, fmt.Errorf("unexpected message %q, want %q", m.Kind, k)
 }
 
-// close closes the descriptor of a message that nobody wants.
+// close closes the descriptors of a message that nobody wants.
 func (m *message) close() {
 	if m.file != nil {
 		m.file.Close()
 	}
+	closeAll(m.sockets)
 }
 
 func (c *conn) close() error { return c.w.Close() }

@@ -23,6 +23,8 @@ type fakeNetwork struct {
 	mu  sync.Mutex // guards what follows
 	log string
 	dev map[string]*os.File // by Endpoint
+	// sockets have been made inside; they stay open, to be seen there.
+	sockets []*os.File
 }
 
 func newFakeNetwork(failAttach, log string) *fakeNetwork {
@@ -52,6 +54,7 @@ func (n *fakeNetwork) ask(f *os.File) {
 		}
 		reply := make(chan error, 1)
 		l.Change.Reply = reply
+		l.Change.Made = func(files []*os.File) { n.sockets = append(n.sockets, files...) }
 		n.changes <- l.Change
 		answer := "ok"
 		if err := <-reply; err != nil {

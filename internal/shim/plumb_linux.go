@@ -76,6 +76,9 @@ func loopbackUp() error {
 // shim could not be told.
 func answer(c *conn, ns netns.Namespace, m message, setFiles func([]plumb.File) error) error {
 	reply := message{Kind: kindChanged, ID: m.ID}
+	if m.Change != nil && len(m.Change.Sockets) > 0 {
+		return answerSockets(c, reply, m.Change.Sockets)
+	}
 	f, info, err := makeChange(ns, m.Change, setFiles)
 	if err != nil {
 		reply.Error = err.Error()
@@ -84,6 +87,17 @@ func answer(c *conn, ns netns.Namespace, m message, setFiles func([]plumb.File) 
 		defer f.Close()
 		reply.Info, reply.file = &info, f
 	}
+	return c.send(reply)
+}
+
+// answerSockets makes sockets here and sends them.
+func answerSockets(c *conn, reply message, wanted []plumb.Socket) error {
+	made, err := netns.OpenSockets(wanted)
+	if err != nil {
+		reply.Error = err.Error()
+	}
+	defer closeAll(made)
+	reply.sockets = made
 	return c.send(reply)
 }
 
