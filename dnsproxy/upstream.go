@@ -142,6 +142,9 @@ func (s *Server) usable(addrs []netip.AddrPort) []netip.AddrPort {
 
 // isOwn reports whether a is an address at which the Network itself answers.
 func isOwn(n spec.Network, a netip.Addr) bool {
+	if n.AnyNeighbour { // the gateways are the host's routers, and often its name servers
+		return a == n.DNS4 || a == n.DNS6
+	}
 	return a == n.Gateway4 || a == n.Gateway6 || a == n.DNS4 || a == n.DNS6
 }
 

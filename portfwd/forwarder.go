@@ -16,6 +16,7 @@ import (
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 // Dialer carries the streams of published TCP ports into the Network. The gateway is one; tests have another.
@@ -59,6 +60,9 @@ type Config struct {
 	Gateway4, Gateway6 netip.Addr
 	// Subnets are the Network's: clients with such an address seem to come from the gateway.
 	Subnets []netip.Prefix
+	// Maps are the Network's addresses that stand for the host's: a client with such an address of the host seems to
+	// come from what stands for it.
+	Maps []spec.AddrMap
 	// MTU is the containers', in layer 3 bytes; 0 means 1500. It decides only which datagrams may
 	// travel together as one USO packet.
 	MTU    int
@@ -115,7 +119,7 @@ func NewForwarder(c Config) *Forwarder {
 	}
 	f := &Forwarder{
 		cfg:     c,
-		sources: sources{gateway4: c.Gateway4, gateway6: c.Gateway6, subnets: c.Subnets},
+		sources: sources{gateway4: c.Gateway4, gateway6: c.Gateway6, subnets: c.Subnets, maps: c.Maps},
 		batches: sys.NewBatchPool(receiveBatch, 65535),
 		stop:    make(chan struct{}),
 		servers: make(map[string]*running),
@@ -132,6 +136,7 @@ func randomPort() uint16 { return uint16(1024 + rand.IntN(65536-1024)) }
 // Forwarder takes f over and closes it, on an error too.
 func (fw *Forwarder) Add(id string, s Spec, f *os.File, t Target) error {
 	defer f.Close() // the server has a duplicate
+	t = t.narrow(s.To)
 	err := s.validate()
 	if err == nil && !s.Reverse {
 		err = fw.sources.check(t)

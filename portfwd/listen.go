@@ -93,7 +93,7 @@ func checkSpecs(specs []Spec) error {
 		}
 		k := port{s.Proto, s.HostPort}
 		for _, o := range seen[k] {
-			if overlap(s.HostIP, o.HostIP) {
+			if overlap(s.HostIP, o.HostIP) && (s.Device == o.Device || s.Device == "" || o.Device == "") {
 				return fmt.Errorf("publish %s: %s is published already by %s; give each a host port of its own", s, s.host(), o)
 			}
 		}
@@ -149,7 +149,7 @@ func listenPort(s Spec, ipv6 bool) ([]Listener, error) {
 	for _, a := range addrs {
 		want := s
 		want.HostIP = a
-		f, port, err := openSocket(s.Proto, netip.AddrPortFrom(a, s.HostPort))
+		f, port, err := openSocket(s.Proto, netip.AddrPortFrom(a, s.HostPort), s.Device)
 		if err != nil {
 			if len(ls) > 0 && noFamily(err) {
 				break // all addresses of a host without IPv6 are the IPv4 ones
@@ -179,6 +179,10 @@ func closeListeners(ls []Listener) {
 func explain(s Spec, err error) error {
 	hint := ""
 	switch {
+	case errors.Is(err, syscall.ENODEV):
+		hint = fmt.Sprintf("; %q is not an interface of this host", s.Device)
+	case errors.Is(err, syscall.EPERM) && s.Device != "":
+		hint = "; binding to an interface needs Linux 5.7 or CAP_NET_RAW"
 	case errors.Is(err, syscall.EACCES):
 		hint = fmt.Sprintf("; publish a port >= 1024 or set net.ipv4.ip_unprivileged_port_start=%d", s.HostPort)
 	case errors.Is(err, syscall.EADDRINUSE) && s.HostPortEnd != 0:

@@ -19,13 +19,14 @@ const (
 	udpBuffer = 4 << 20
 )
 
-// openSocket makes, binds and (TCP) listens on one socket and reports the port it got.
+// openSocket makes, binds and (TCP) listens on one socket and reports the port it got. device is the interface it is
+// bound to, unless empty.
 //
 // SO_REUSEPORT is never set: with it another process of the same user could take half of the
 // traffic. SO_REUSEADDR is set for TCP alone, where it lets a new listener stand beside old
 // connections in TIME_WAIT (FT-04) and, in Linux, never beside another listener; for UDP it would
 // let a second socket steal the port.
-func openSocket(proto Proto, at netip.AddrPort) (_ *os.File, port uint16, err error) {
+func openSocket(proto Proto, at netip.AddrPort, device string) (_ *os.File, port uint16, err error) {
 	kind := unix.SOCK_STREAM
 	if proto == UDP {
 		kind = unix.SOCK_DGRAM
@@ -38,7 +39,7 @@ func openSocket(proto Proto, at netip.AddrPort) (_ *os.File, port uint16, err er
 	if err != nil {
 		return nil, 0, err
 	}
-	if port, err = bind(fd, proto, at); err != nil {
+	if port, err = bind(fd, proto, at, device); err != nil {
 		unix.Close(fd)
 		return nil, 0, err
 	}
@@ -51,9 +52,14 @@ func openSocket(proto Proto, at netip.AddrPort) (_ *os.File, port uint16, err er
 	return f, port, nil
 }
 
-func bind(fd int, proto Proto, at netip.AddrPort) (uint16, error) {
+func bind(fd int, proto Proto, at netip.AddrPort, device string) (uint16, error) {
 	if err := setOptions(fd, proto, at.Addr().Is6()); err != nil {
 		return 0, err
+	}
+	if device != "" {
+		if err := unix.BindToDevice(fd, device); err != nil {
+			return 0, err
+		}
 	}
 	if err := unix.Bind(fd, sockaddr(at)); err != nil {
 		return 0, err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/usernet/usernet/stack/spec"
 )
 
 // Target is where a published port leads: the container's addresses. One of them may be the zero
@@ -11,12 +13,26 @@ import (
 type Target struct {
 	Addr4 netip.Addr `json:"addr4,omitzero"`
 	Addr6 netip.Addr `json:"addr6,omitzero"`
+	// Own are all addresses of the container; a client with one of them is shown under another.
+	Own []netip.Addr `json:"own,omitempty"`
 }
 
 // sources decides which address a container sees as the client's.
 type sources struct {
 	gateway4, gateway6 netip.Addr
 	subnets            []netip.Prefix
+	maps               []spec.AddrMap
+}
+
+// narrow is the Target of a Spec that names the container's address.
+func (t Target) narrow(to netip.Addr) Target {
+	switch {
+	case to.Is4():
+		t.Addr4, t.Addr6 = to, netip.Addr{}
+	case to.IsValid():
+		t.Addr4, t.Addr6 = netip.Addr{}, to
+	}
+	return t
 }
 
 // check refuses a Target that route could not serve.
@@ -39,10 +55,22 @@ func (s *sources) route(client netip.AddrPort, t Target, port uint16) (from, to 
 	if peer.Is6() && t.Addr6.IsValid() || !t.Addr4.IsValid() {
 		addr, gateway = t.Addr6, s.gateway6
 	}
-	if peer.Is4() != addr.Is4() || peer == t.Addr4 || peer == t.Addr6 || !s.answerable(peer) {
-		peer = gateway
+	if peer.Is4() != addr.Is4() || peer == addr || slices.Contains(t.Own, peer) || !s.answerable(peer) {
+		peer = s.standIn(peer, addr, gateway)
 	}
 	return netip.AddrPortFrom(peer, client.Port()), netip.AddrPortFrom(addr, port)
+}
+
+// standIn is the address under which a container with addr knows a client whose own it could not answer: what
+// stands for that address of the host, where a Map says so, else the gateway's. So an answer to it, or a call back,
+// reaches the same host.
+func (s *sources) standIn(peer, addr, gateway netip.Addr) netip.Addr {
+	for _, m := range s.maps {
+		if peer.Unmap() == m.To && m.From.Is4() == addr.Is4() {
+			return m.From
+		}
+	}
+	return gateway
 }
 
 // answerable reports whether a container would send its answer to a to the gateway: it is an ordinary

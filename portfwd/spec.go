@@ -40,10 +40,13 @@ type Spec struct {
 	Reverse bool `json:"reverse,omitempty"`
 }
 
+// maxDevice is the longest name of an interface in Linux (IFNAMSIZ without its zero).
+const maxDevice = 15
+
 // String is the short form of --publish: `[HOSTIP:]HOSTPORT[-END]:PORT/PROTO`, or `[HOSTIP::]PORT/PROTO`
 // when the host port is free. Parse reads it back to the same Spec.
 //
-// A Reverse Spec is marked `reverse` in front; Parse does not read it.
+// What has no short form is told to people, and Parse does not read it: `reverse` in front, `to ADDR` and `on DEVICE` behind.
 func (s Spec) String() string {
 	var b strings.Builder
 	if s.Reverse {
@@ -62,6 +65,12 @@ func (s Spec) String() string {
 	b.WriteString(strconv.Itoa(int(s.Port)))
 	b.WriteByte('/')
 	b.WriteString(string(s.Proto))
+	if s.To.IsValid() {
+		b.WriteString(" to " + s.To.String())
+	}
+	if s.Device != "" {
+		b.WriteString(" on " + s.Device)
+	}
 	return b.String()
 }
 
@@ -102,6 +111,10 @@ func (s Spec) validate() error {
 		return fmt.Errorf("publish %s: a port that leads to the host has one address, one port and no more", s)
 	case s.HostIP.Is4In6() || s.HostIP.Zone() != "" || s.HostIP.IsMulticast():
 		return fmt.Errorf("publish %s: invalid IP address: %s", s, s.HostIP)
+	case s.To.IsValid() && (s.To.Is4In6() || s.To.Zone() != "" || s.To.IsUnspecified() || s.To.IsMulticast() || s.To.IsLoopback()):
+		return fmt.Errorf("publish %s: invalid container address: %s", s, s.To)
+	case len(s.Device) > maxDevice || strings.ContainsAny(s.Device, "/: \t\n\x00"):
+		return fmt.Errorf("publish %s: invalid interface name: %q", s, s.Device)
 	}
 	return nil
 }

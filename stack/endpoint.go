@@ -57,7 +57,7 @@ func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
 		group = bridge.GroupContainers
 	}
 	port, err := n.bridge.Attach(&recordedPort{Port: dev, n: n}, bridge.PortConfig{
-		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.subnets(), Strict: ep.Strict, VNet: dev.VNet(), Group: group,
+		ID: ep.ID, MAC: ep.MAC, Addrs: ep.Addrs, Subnets: n.sources(), Strict: ep.Strict, VNet: dev.VNet(), Group: group,
 	})
 	if err != nil {
 		return err
@@ -67,6 +67,9 @@ func (n *Network) attachLocked(ep spec.Endpoint, dev *tap.Device) error {
 		if !ep.MAC.IsZero() {
 			n.gateway.AddNeighbour(a, ep.MAC)
 		}
+	}
+	if a := n.spec.Autoconf.Lease; a.IsValid() && !ep.Strict && !ep.MAC.IsZero() {
+		n.gateway.AddNeighbour(a, ep.MAC)
 	}
 	n.dns.SetEndpoint(ep)
 	e := &endpoint{spec: ep, dev: dev, port: port}
@@ -154,6 +157,9 @@ func (n *Network) detach(e *endpoint) error {
 	e.reader.Wait()
 	// The neighbours go first: once the switch has freed the addresses another Endpoint may have them.
 	for _, a := range e.spec.Addrs {
+		n.gateway.RemoveNeighbour(a)
+	}
+	if a := n.spec.Autoconf.Lease; a.IsValid() && !e.spec.Strict {
 		n.gateway.RemoveNeighbour(a)
 	}
 	n.bridge.Detach(e.port)

@@ -50,7 +50,7 @@ type Network struct {
 
 	mu        sync.Mutex
 	endpoints map[string]*endpoint // guarded by mu
-	published map[string]string    // id of a published port → Endpoint; guarded by mu
+	published map[string]publish   // by id; guarded by mu
 	closed    bool                 // guarded by mu
 }
 
@@ -65,7 +65,7 @@ func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	}
 	nw := &Network{
 		host: h, spec: n, opts: o, log: o.Log,
-		endpoints: make(map[string]*endpoint), published: make(map[string]string),
+		endpoints: make(map[string]*endpoint), published: make(map[string]publish),
 	}
 	gw, err := gateway.New(gateway.Config{Spec: n, Policy: policy, Drops: &nw.drops, Log: o.Log, Shared: h.gateways})
 	if err != nil {
@@ -86,7 +86,7 @@ func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log, Directory: h.names, Station: gw.Station}, n)
 	nw.publish = portfwd.NewForwarder(portfwd.Config{
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
-		Subnets: nw.subnets(), MTU: n.MTU, Limits: publishLimits(h.descriptors), Drops: &nw.drops, Log: o.Log,
+		Subnets: nw.linkSubnets(), Maps: n.Policy.Maps, MTU: n.MTU, Limits: publishLimits(h.descriptors), Drops: &nw.drops, Log: o.Log,
 	})
 	nw.auto = autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
 		DNSSearch: n.DNSSearch, Lease: nw.lease, Autonomous: nw.autonomous,
@@ -135,15 +135,43 @@ func (n *Network) subnets() []netip.Prefix {
 	return ps
 }
 
+// anywhere is where a container's addresses may lie that has the host's own.
+var anywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// sources bound what a container may send from that is not Strict.
+func (n *Network) sources() []netip.Prefix {
+	if n.spec.AnyNeighbour {
+		return anywhere
+	}
+	ps := n.subnets()
+	if a := n.spec.Autoconf.Lease; a.IsValid() {
+		ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return ps
+}
+
+// linkSubnets are where a container looks for its neighbours, and finds only other containers: a client with such
+// an address cannot be answered. With AnyNeighbour it finds everybody.
+func (n *Network) linkSubnets() []netip.Prefix {
+	if n.spec.AnyNeighbour {
+		return nil
+	}
+	return n.subnets()
+}
+
 // lease is the DHCP lease of the container with that MAC: the address control gave it, no other.
 func (n *Network) lease(mac l2.MAC) (addr netip.Addr, hostname string, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.endpoints {
-		if e.spec.MAC != mac {
+		first := n.spec.Autoconf.Lease
+		if e.spec.Strict {
+			first = netip.Addr{}
+		}
+		if e.spec.MAC != mac && !(first.IsValid() && e.spec.MAC.IsZero()) {
 			continue
 		}
-		for _, a := range e.spec.Addrs {
+		for _, a := range slices.Concat([]netip.Addr{first}, e.spec.Addrs) {
 			if a.Is4() {
 				name := ""
 				if len(e.spec.Names) > 0 {
@@ -186,19 +214,70 @@ func (n *Network) Publish(id string, s portfwd.Spec, f *os.File, endpointID stri
 			t.Addr6 = a
 		}
 	}
+	t.Own = e.spec.Addrs
+	if s.To.IsValid() {
+		if err := n.reach(e, s.To); err != nil {
+			f.Close()
+			return fmt.Errorf("publish %s: %w", s, err)
+		}
+	}
 	if err := n.publish.Add(id, s, f, t); err != nil {
+		n.leaveLocked(s.To)
 		return err
 	}
-	n.published[id] = endpointID
+	n.published[id] = publish{endpoint: endpointID, to: s.To}
 	return nil
+}
+
+// publish is a published port: whose it is, and its Spec's To.
+type publish struct {
+	endpoint string
+	to       netip.Addr
+}
+
+// reach makes sure that a packet to an address arrives at e, of which it may be or which may route it onwards.
+func (n *Network) reach(e *endpoint, to netip.Addr) error {
+	switch {
+	case slices.Contains(e.spec.Addrs, to):
+		return nil
+	case e.spec.Strict:
+		return fmt.Errorf("%s is not an address of endpoint %s", to, e.spec.ID)
+	case slices.Contains(n.ownAddrs(), to):
+		return fmt.Errorf("%s is the network's own address", to)
+	case e.spec.MAC.IsZero():
+		return fmt.Errorf("%s is not an address of endpoint %s, and its link address is not known", to, e.spec.ID)
+	}
+	n.gateway.AddNeighbour(to, e.spec.MAC)
+	return nil
+}
+
+// leaveLocked undoes reach when no published port needs the address any more.
+func (n *Network) leaveLocked(to netip.Addr) {
+	if !to.IsValid() {
+		return
+	}
+	for _, p := range n.published {
+		if p.to == to {
+			return
+		}
+	}
+	for _, e := range n.endpoints {
+		if slices.Contains(e.spec.Addrs, to) {
+			return
+		}
+	}
+	n.gateway.RemoveNeighbour(to)
 }
 
 // Unpublish closes a listening socket and resets its connections.
 func (n *Network) Unpublish(id string) error {
+	err := n.publish.Remove(id)
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	to := n.published[id].to
 	delete(n.published, id)
-	n.mu.Unlock()
-	return n.publish.Remove(id)
+	n.leaveLocked(to)
+	return err
 }
 
 // SetDNS replaces what the Network's name server answers from.

@@ -83,11 +83,17 @@ type Server struct {
 
 // New makes a Server. It starts nothing.
 func New(e Env, n spec.Network, o Options) *Server {
-	s := &Server{env: e, log: e.Log, net: n, opt: o, router: linkLocal(n.GatewayMAC)}
+	s := &Server{env: e, log: e.Log, net: n, opt: o, router: routerOf(n)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.opt.DNSSearch = nil
+	if n.Autoconf.NoDHCPSearch {
+		o.DNSSearch = nil
+	}
+	if n.Autoconf.NoDHCPDNS {
+		s.net.DNS4, s.net.DNS6 = netip.Addr{}, netip.Addr{}
+	}
 	for _, d := range o.DNSSearch {
 		if d = strings.TrimSuffix(d, "."); isDomain(d) {
 			s.opt.DNSSearch = append(s.opt.DNSSearch, d)
@@ -127,9 +133,9 @@ func (s *Server) inputUDP(p *ip.Packet) bool {
 	var answer func(p *ip.Packet, msg []byte) drop.Reason
 	var client uint16
 	switch {
-	case !p.Is6() && dst == dhcp4ServerPort && s.net.Gateway4.IsValid() && (p.Dst == broadcast4 || p.Dst == s.net.Gateway4):
+	case !p.Is6() && dst == dhcp4ServerPort && !s.net.Autoconf.NoDHCP4 && s.net.Gateway4.IsValid() && (p.Dst == broadcast4 || p.Dst == s.net.Gateway4):
 		answer, client = s.dhcp4, dhcp4ClientPort
-	case p.Is6() && dst == dhcp6ServerPort && s.net.Gateway6.IsValid() && (p.Dst == allServers || p.Dst == s.router || p.Dst == s.net.Gateway6):
+	case p.Is6() && dst == dhcp6ServerPort && !s.net.Autoconf.NoDHCP6 && s.net.Gateway6.IsValid() && (p.Dst == allServers || p.Dst == s.router || p.Dst == s.net.Gateway6):
 		answer, client = s.dhcp6, dhcp6ClientPort
 	default:
 		return false
@@ -169,6 +175,14 @@ func (s *Server) shut() {
 	if s.refresh != nil {
 		s.refresh.Stop()
 	}
+}
+
+// routerOf is the address guests are to route through in IPv6: a gateway's that is link-local, else the one of our MAC.
+func routerOf(n spec.Network) netip.Addr {
+	if n.Gateway6.Is6() && n.Gateway6.IsLinkLocalUnicast() {
+		return n.Gateway6
+	}
+	return linkLocal(n.GatewayMAC)
 }
 
 // linkLocal is the address a station makes of its MAC (RFC 4291 appendix A). Guests must see a router

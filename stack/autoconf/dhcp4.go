@@ -4,6 +4,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
@@ -129,6 +130,14 @@ func (s *Server) reply4(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, addr netip.Ad
 	}
 	set(dhcpv4.OptSubnetMask(net.CIDRMask(s.net.Subnet4.Bits(), 32)))
 	set(dhcpv4.OptRouter(s.net.Gateway4.AsSlice()))
+	if gw := s.net.Gateway4.AsSlice(); !s.net.Subnet4.Contains(s.net.Gateway4) {
+		// The client needs to be told that its router is on the link. It then takes the default route from here
+		// and ignores the option above (RFC 3442).
+		set(dhcpv4.OptClasslessStaticRoute(
+			&dhcpv4.Route{Dest: &net.IPNet{IP: gw, Mask: net.CIDRMask(32, 32)}, Router: net.IPv4zero},
+			&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Router: gw},
+		))
+	}
 	if s.net.DNS4.IsValid() {
 		set(dhcpv4.OptDNS(s.net.DNS4.AsSlice()))
 	}
@@ -141,8 +150,14 @@ func (s *Server) addOptional(m, r *dhcpv4.DHCPv4, hostname string) {
 	optional := []dhcpv4.Option{
 		dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, dhcpv4.Uint16(min(s.net.MTU, math.MaxUint16)).ToBytes()),
 	}
+	if s.net.Autoconf.Hostname != "" {
+		hostname = s.net.Autoconf.Hostname
+	}
 	if hostname != "" && len(hostname) <= math.MaxUint8 {
 		optional = append(optional, dhcpv4.OptHostName(hostname))
+	}
+	if name := fqdn4(s.net.Autoconf.FQDN); name != nil {
+		optional = append(optional, dhcpv4.OptGeneric(dhcpv4.OptionFQDN, name))
 	}
 	if d := s.opt.DNSSearch; len(d) > 0 {
 		optional = append(optional, dhcpv4.OptDomainName(d[0]), dhcpv4.OptDomainSearch(&rfc1035label.Labels{Labels: d}))
@@ -157,6 +172,18 @@ func (s *Server) addOptional(m, r *dhcpv4.DHCPv4, hostname string) {
 			delete(r.Options, o.Code.Code())
 		}
 	}
+}
+
+// fqdn4 is the whole name of a guest as RFC 4702 has it: the server has seen to the DNS (S), the name is in wire
+// format (E). nil when there is none, or none that fits.
+func fqdn4(name string) []byte {
+	const serverUpdates, wireFormat = 1, 4
+	name = strings.TrimSuffix(name, ".")
+	if !isDomain(name) {
+		return nil
+	}
+	labels := (&rfc1035label.Labels{Labels: []string{name}}).ToBytes()
+	return append([]byte{serverUpdates | wireFormat, 255, 255}, labels...)
 }
 
 // fits returns r's bytes, or nil when they are more than the sender of m takes.

@@ -3,6 +3,7 @@ package autoconf
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
@@ -31,6 +32,8 @@ const (
 	maxDUID = 130 // RFC 8415 §11.1
 	// maxIAs bounds the answer to a client that asks for ever more.
 	maxIAs = 8
+	// fqdnServerUpdates is the flag S of RFC 4704 §4.1: the name is in the DNS by the server's doing.
+	fqdnServerUpdates = 1
 
 	infoRefresh = 24 * time.Hour // the default of RFC 8415 §7.6
 )
@@ -81,6 +84,9 @@ func (s *Server) dhcp6(p *ip.Packet, msg []byte) drop.Reason {
 	}
 	if len(s.opt.DNSSearch) > 0 {
 		r.AddOption(dhcpv6.OptDomainSearchList(&rfc1035label.Labels{Labels: s.opt.DNSSearch}))
+	}
+	if name := strings.TrimSuffix(s.net.Autoconf.FQDN, "."); isDomain(name) {
+		r.AddOption(&dhcpv6.OptFQDN{Flags: fqdnServerUpdates, DomainName: &rfc1035label.Labels{Labels: []string{name}}})
 	}
 	if m.MessageType == dhcpv6.MessageTypeInformationRequest {
 		r.AddOption(dhcpv6.OptInformationRefreshTime(infoRefresh))

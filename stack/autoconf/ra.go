@@ -25,7 +25,8 @@ const (
 
 func (s *Server) inputICMP(p *ip.Packet) bool {
 	b := p.Payload()
-	if len(b) == 0 || b[0] != icmpRouterSolicitation || !s.net.Gateway6.IsValid() {
+	silent := s.net.Autoconf.NoRA || s.net.Autoconf.NoNDP
+	if len(b) == 0 || b[0] != icmpRouterSolicitation || silent || !s.net.Gateway6.IsValid() {
 		return false
 	}
 	if r := s.solicited(p, b); r != drop.None {

@@ -42,6 +42,9 @@ func (p *Port) mine(ports *snapshot, a netip.Addr) bool {
 	if a.Is6() && a.IsLinkLocalUnicast() {
 		return true
 	}
+	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() || a.Is4In6() {
+		return false // whatever the subnets are: no station has a group's or a loopback address
+	}
 	for _, s := range p.cfg.Subnets {
 		if s.Contains(a) {
 			return !edge(s, a)

@@ -303,7 +303,7 @@ func newOutside(t testing.TB) *outside {
 }
 
 func (o *outside) dial(ctx context.Context, network string, _ netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
-	return dialHost(ctx, network, netip.Addr{}, o.l.Addr().(*net.TCPAddr).AddrPort())
+	return hostDialer("")(ctx, network, netip.Addr{}, o.l.Addr().(*net.TCPAddr).AddrPort())
 }
 
 func (o *outside) accept(t testing.TB) *net.TCPConn {
@@ -315,4 +315,8 @@ func (o *outside) accept(t testing.TB) *net.TCPConn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func toSubnet(p netip.Prefix) tcpip.Subnet {
+	return tcpip.AddressWithPrefix{Address: toTCPIP(p.Masked().Addr()), PrefixLen: p.Bits()}.Subnet()
 }

@@ -22,7 +22,7 @@ func TestDialHost(t *testing.T) {
 		if row.from != "" {
 			from = netip.MustParseAddr(row.from)
 		}
-		c, err := dialHost(t.Context(), "tcp", from, l.Addr().(*net.TCPAddr).AddrPort())
+		c, err := hostDialer("")(t.Context(), "tcp", from, l.Addr().(*net.TCPAddr).AddrPort())
 		if err != nil {
 			t.Fatalf("dial %s from %q: %v", row.listen, row.from, err)
 		}

@@ -92,8 +92,11 @@ type Config struct {
 	Shared *Shared
 	// Dial opens connections to the outside; nil means the host's sockets.
 	// Tests give one that hangs, refuses or stays in memory.
-	Dial func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	Dial DialFunc
 }
+
+// DialFunc opens a TCP connection from an address of the host, or from the one the kernel chooses when it is zero.
+type DialFunc func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
 
 // Shared is what the gateways of one process share: the bounds that keep the process alive.
 type Shared struct {
@@ -124,13 +127,15 @@ type Services struct {
 
 // Gateway is one Network's router. It is an l2.Port; attach it to the bridge as a trusted port.
 type Gateway struct {
-	cfg    Config
-	svc    Services
-	drops  *drop.Counters
-	log    *slog.Logger
-	stack  *gvstack.Stack
-	link   *linkEndpoint
-	linkLL netip.Addr // our link-local address, invalid without IPv6
+	cfg   Config
+	svc   Services
+	drops *drop.Counters
+	log   *slog.Logger
+	stack *gvstack.Stack
+	link  *linkEndpoint
+	// outside dials, by family, what is not the host itself.
+	outside [2]DialFunc
+	linkLL  netip.Addr // our link-local address, invalid without IPv6
 
 	// Fixed after New: gateway, DNS and link-local addresses, and where the name server answers.
 	own      map[netip.Addr]bool
@@ -168,11 +173,13 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Shared == nil {
 		cfg.Shared = NewShared(nil)
 	}
+	outside := [2]DialFunc{cfg.Dial, cfg.Dial}
 	if cfg.Dial == nil {
-		cfg.Dial = dialHost
+		cfg.Dial = hostDialer("")
+		outside = [2]DialFunc{hostDialer(cfg.Spec.OutboundDevice4), hostDialer(cfg.Spec.OutboundDevice6)}
 	}
 	g := &Gateway{
-		cfg: cfg, drops: cfg.Drops, log: cfg.Log,
+		cfg: cfg, outside: outside, drops: cfg.Drops, log: cfg.Log,
 		own:            make(map[netip.Addr]bool),
 		handshakes:     cfg.Shared.handshakes,
 		handshakeLimit: orDefault(cfg.Spec.Limits.TCPHandshakes, defaultHandshakes),
@@ -245,15 +252,12 @@ func (g *Gateway) newStack() error {
 	}
 	g.stack.SetPromiscuousMode(nicID, true)
 	g.stack.SetSpoofing(nicID, true)
-	var routes []tcpip.Route
-	for _, p := range []netip.Prefix{g.cfg.Spec.Subnet4, g.cfg.Spec.Subnet6} {
-		if p.IsValid() {
-			routes = append(routes, tcpip.Route{Destination: toSubnet(p), NIC: nicID})
-		}
-	}
+	// Whatever address netstack sends to is a container's, be it outside the subnets: of a bridge in the container,
+	// or the host's own (AnyNeighbour). Where it lives the neighbour table knows, or nobody.
+	routes := []tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}}
 	if g.has6() {
 		g.linkLL = LinkLocal(g.cfg.Spec.GatewayMAC)
-		routes = append(routes, tcpip.Route{Destination: toSubnet(netip.MustParsePrefix("fe80::/64")), NIC: nicID})
+		routes = append(routes, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nicID})
 	}
 	g.stack.SetRouteTable(routes)
 	fwd := tcp.NewForwarder(g.stack, initialWindow, totalHandshakes+1024, g.handleSYN)
@@ -270,7 +274,14 @@ func (g *Gateway) addAddresses() error {
 	n := &g.cfg.Spec
 	var all []netip.Addr
 	if !n.NoGateway {
-		all = []netip.Addr{n.Gateway4, n.DNS4, n.Gateway6, n.DNS6, g.linkLL}
+		all = []netip.Addr{n.DNS4, n.DNS6, g.linkLL}
+		for _, gw := range []netip.Addr{n.Gateway4, n.Gateway6} {
+			// With AnyNeighbour it is a real router's, which answers for itself. Its link-local address nobody
+			// but us can answer at.
+			if !n.AnyNeighbour || gw.IsLinkLocalUnicast() && gw.Is6() {
+				all = append(all, gw)
+			}
+		}
 		g.dnsAddrs = []netip.Addr{n.DNS4, n.DNS6}
 	}
 	if n.Subnet4.IsValid() {
@@ -345,8 +356,4 @@ func netProto(a netip.Addr) tcpip.NetworkProtocolNumber {
 		return header.IPv4ProtocolNumber
 	}
 	return header.IPv6ProtocolNumber
-}
-
-func toSubnet(p netip.Prefix) tcpip.Subnet {
-	return tcpip.AddressWithPrefix{Address: toTCPIP(p.Masked().Addr()), PrefixLen: p.Bits()}.Subnet()
 }

@@ -46,7 +46,7 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 			g.drops.Add(drop.NotForUs)
 		}
 	case p.Is6() && b[0] == icmp6NeighborSol:
-		if len(b) < 24 || !g.own[netip.AddrFrom16([16]byte(b[8:24]))] {
+		if len(b) < 24 || g.cfg.Spec.Autoconf.NoNDP || !g.answersFor(p.Src, netip.AddrFrom16([16]byte(b[8:24]))) {
 			g.drops.Add(drop.NotForUs)
 			return
 		}

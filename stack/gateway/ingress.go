@@ -103,15 +103,32 @@ func (g *Gateway) inputARP(f *l2.Frame) {
 	copy(sender[:], b[8:14])
 	from := netip.AddrFrom4([4]byte(b[14:18]))
 	target := netip.AddrFrom4([4]byte(b[24:28]))
-	if g.cfg.Spec.Subnet4.Contains(from) {
+	if g.cfg.Spec.Subnet4.Contains(from) || g.cfg.Spec.AnyNeighbour {
 		g.learn(from, sender)
 	}
 	const request = 1
-	if op := uint16(b[6])<<8 | uint16(b[7]); op == request && !g.own[target] {
+	if op := uint16(b[6])<<8 | uint16(b[7]); op == request && !g.answersFor(from, target) {
 		g.drops.Add(drop.NotForUs)
 		return
 	}
 	g.link.inject(f, header.ARPProtocolNumber, b)
+}
+
+// answersFor reports whether the gateway's link address is to be told to who asks from one address for another: for our
+// own, and with AnyNeighbour for all that are no container's. Not for the one it asks from, nor to who asks
+// without an address: it is about to take the one it asks for.
+func (g *Gateway) answersFor(from, target netip.Addr) bool {
+	if g.own[target] {
+		return true
+	}
+	if !g.cfg.Spec.AnyNeighbour || from.IsUnspecified() || from == target {
+		return false
+	}
+	if !target.IsGlobalUnicast() && !target.IsLinkLocalUnicast() {
+		return false
+	}
+	_, taken := g.neighbours.lookup(target)
+	return !taken
 }
 
 // inputFrame takes one IP frame to the transport it is for.

@@ -101,7 +101,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Loopback)
+	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
 	if err != nil {
 		g.endFlow(container)
 		g.refuse(r, src, dst, quote, err)
@@ -158,18 +158,18 @@ func (g *Gateway) enter() bool {
 	return true
 }
 
-// dial opens a connection from the host, from the configured outbound address where there is one.
-func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrPort, loopback bool) (*net.TCPConn, error) {
+// dial opens a connection from the host, from the configured outbound address and interface where there are any.
+func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrPort, mapped bool) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	from := g.cfg.Spec.Outbound4
+	from, dial := g.cfg.Spec.Outbound4, g.outside[0]
 	if to.Addr().Is6() {
-		from = g.cfg.Spec.Outbound6
+		from, dial = g.cfg.Spec.Outbound6, g.outside[1]
 	}
-	if loopback {
-		from = netip.Addr{} // 127.0.0.1 cannot be reached from an outside address
+	if mapped {
+		from, dial = netip.Addr{}, g.cfg.Dial // the host itself cannot be reached from an outside address or interface
 	}
-	return g.cfg.Dial(ctx, "tcp", from, to)
+	return dial(ctx, "tcp", from, to)
 }
 
 // refuse tells the container why its connection failed, in the terms its kernel turns into the same

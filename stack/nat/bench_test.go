@@ -100,7 +100,7 @@ func BenchmarkFlowTable(b *testing.B) {
 	p := datagram{from: a1, to: "203.0.113.1:9"}.packet(b)
 	key := netip.MustParseAddrPort(a1)
 	for b.Loop() {
-		f := u.s.flow(p, key, idleLong)
+		f := u.s.flow(p, key, idleLong, false)
 		f.sent(p, netip.MustParseAddrPort("203.0.113.1:9"), netip.MustParseAddr("203.0.113.1"))
 	}
 }

@@ -24,9 +24,10 @@ type flow struct {
 	gen    uint32   // flows.hostGen that sock.gsoMax was learnt in
 	closed bool
 
-	mu     sync.Mutex // guards what follows
-	peers  peers
-	recent recent
+	mu      sync.Mutex // guards what follows
+	peers   peers
+	recent  recent
+	aliases []alias // as many as the Policy has Maps at most
 
 	// Of UDP, guarded by UDP.dirtyMu: the list of flows with something to flush.
 	dirty     bool
@@ -41,11 +42,18 @@ type recent struct {
 	hdr [ip.HeaderLen6 + 8]byte
 }
 
+// alias is an address of the host and the one the container knows it by in this flow, which is the one it sent to last:
+// several Maps may lead to one address of the host.
+type alias struct{ host, seen netip.Addr }
+
 // sent remembers a datagram on its way to dst, on the host's side peer.
 func (f *flow) sent(p *ip.Packet, dst netip.AddrPort, peer netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.peers.add(peer)
+	if peer != dst.Addr() || len(f.aliases) > 0 {
+		f.nameLocked(peer, dst.Addr())
+	}
 	f.recent.dst = netip.AddrPort{}
 	if p.VNet.GSOType != l2.GSONone {
 		return // the header is of the whole train, and of none of its datagrams
@@ -71,6 +79,31 @@ func (f *flow) sent(p *ip.Packet, dst netip.AddrPort, peer netip.Addr) {
 	binary.BigEndian.PutUint16(h[2:], uint16(hl+length))
 	h[10], h[11] = 0, 0
 	binary.BigEndian.PutUint16(h[10:], ip.Checksum(h[:hl], 0))
+}
+
+// nameLocked notes how the container knows a host-side address.
+func (f *flow) nameLocked(host, seen netip.Addr) {
+	for i := range f.aliases {
+		if f.aliases[i].host == host {
+			f.aliases[i].seen = seen
+			return
+		}
+	}
+	if host != seen {
+		f.aliases = append(f.aliases, alias{host, seen})
+	}
+}
+
+// seen is a host-side address as the container knows it.
+func (f *flow) seen(host netip.AddrPort) netip.AddrPort {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.aliases {
+		if f.aliases[i].host == host.Addr() {
+			return netip.AddrPortFrom(f.aliases[i].seen, host.Port())
+		}
+	}
+	return host
 }
 
 // knows reports whether the container has sent to the host-side address a.

@@ -53,6 +53,7 @@ type flows struct {
 	what     string // for logs: "udp", "ping"
 	policy   *Policy
 	outbound [2]netip.Addr // host address to leave from, v4 and v6; zero lets the kernel choose
+	device   [2]string     // and the interface; empty leaves it to the routes
 	mtu      int
 	deliver  func(f *flow, rb *recvBuf, n int) // what to do with n received messages
 
@@ -86,6 +87,7 @@ func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network,
 	s := &flows{
 		Env: env, what: what, policy: p, table: t, openSocket: openSocket, share: pool.Share(),
 		outbound: [2]netip.Addr{n.Outbound4, n.Outbound6}, mtu: n.MTU,
+		device:    [2]string{n.OutboundDevice4, n.OutboundDevice6},
 		errLimit:  ip.NewLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
 		fullLimit: ip.NewLimiters(1, 1),
 		grain:     min(expiryGrain, t.idle[idleShort]/20),
@@ -98,11 +100,13 @@ func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network,
 }
 
 // flow returns the flow of p's sender from key on, which it makes if there is none, and counts p as
-// an outbound datagram of it. It returns nil when there can be none; p is then counted and answered.
-func (s *flows) flow(p *ip.Packet, key netip.AddrPort, class idleClass) *flow {
+// an outbound datagram of it. mapped says that p is for the host itself. It returns nil when there can be none; p is
+// then counted and answered.
+func (s *flows) flow(p *ip.Packet, key netip.AddrPort, class idleClass, mapped bool) *flow {
 	now := time.Now()
+	place, device := s.place(key, mapped)
 	s.mu.Lock()
-	if e := s.table.get(key); e != nil {
+	if e := s.table.get(place); e != nil {
 		s.table.touch(now, e, class)
 		s.mu.Unlock()
 		return e.value
@@ -122,20 +126,41 @@ func (s *flows) flow(p *ip.Packet, key netip.AddrPort, class idleClass) *flow {
 		return nil
 	}
 	sock, err := s.openSocket(p.Proto, p.Is6(), s.bindAddr(p.Is6()))
+	if err == nil && device != "" {
+		err = sock.bindDevice(device)
+	}
 	if err != nil {
 		s.share.Give()
 		s.openFailed(now, p, err)
 		return nil
 	}
-	return s.insert(now, p, key, class, sock)
+	return s.insert(now, p, key, place, class, sock)
+}
+
+// place is where in the table the flow of key is, and the interface its socket is bound to. A socket bound to an
+// interface reaches nothing of the host, so there the same key has a second flow for what is mapped: under the
+// address in another spelling, which no packet has.
+func (s *flows) place(key netip.AddrPort, mapped bool) (place netip.AddrPort, device string) {
+	a := key.Addr()
+	device = s.device[0]
+	if a.Is6() {
+		device = s.device[1]
+	}
+	switch {
+	case device == "" || !mapped:
+		return key, device
+	case a.Is4():
+		return netip.AddrPortFrom(netip.AddrFrom16(a.As16()), key.Port()), ""
+	}
+	return netip.AddrPortFrom(a.WithZone("host"), key.Port()), ""
 }
 
 // insert puts a new flow into the table. Another goroutine may have been faster with the same key or
 // may have taken the last place, since the socket was made without the lock.
-func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class idleClass, sock *socket) *flow {
+func (s *flows) insert(now time.Time, p *ip.Packet, key, place netip.AddrPort, class idleClass, sock *socket) *flow {
 	f := &flow{key: key, mac: p.MAC, proto: p.Proto, sock: sock, gen: s.hostGen.Load()}
 	s.mu.Lock()
-	if e := s.table.get(key); e != nil {
+	if e := s.table.get(place); e != nil {
 		s.table.touch(now, e, class)
 		s.mu.Unlock()
 		sock.close()
@@ -145,7 +170,7 @@ func (s *flows) insert(now time.Time, p *ip.Packet, key netip.AddrPort, class id
 	var e *entry[*flow]
 	ok := false
 	if !s.closed {
-		e, ok = s.table.add(now, key, p.MAC, class, f)
+		e, ok = s.table.add(now, place, p.MAC, class, f)
 	}
 	if !ok {
 		s.mu.Unlock()
@@ -223,6 +248,8 @@ func hint(proto uint8, err error) string {
 		return "; raise fs.file-max"
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return "; the outbound address is not configured on this host"
+	case errors.Is(err, unix.ENODEV):
+		return "; the outbound interface does not exist on this host"
 	}
 	return ""
 }

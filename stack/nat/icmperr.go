@@ -73,7 +73,7 @@ func (s *flows) received(f *flow, eb *errBuf, e *sys.SockError) {
 			mtu = pathMTU(e.Dst.Addr(), s.bindAddr(v6))
 		}
 	}
-	dst := s.seen(e.Dst)
+	dst := s.seen(f, e.Dst)
 	if !eb.setQuote(f, dst, e.Payload) {
 		s.Drops.Add(drop.ICMPUnmatched)
 		return
@@ -85,12 +85,12 @@ func (s *flows) received(f *flow, eb *errBuf, e *sys.SockError) {
 	s.emit(eb, &eb.pkt, from, kind, mtu)
 }
 
-// seen is a host-side address as the container knows it.
-func (s *flows) seen(ap netip.AddrPort) netip.AddrPort {
-	if ap.Addr().IsLoopback() {
-		return netip.AddrPortFrom(s.policy.Gateway(ap.Addr()), ap.Port())
+// seen is a host-side address as f's container knows it.
+func (s *flows) seen(f *flow, ap netip.AddrPort) netip.AddrPort {
+	if !s.policy.mapsAny() {
+		return ap
 	}
-	return ap
+	return f.seen(ap)
 }
 
 // offender is the source an error is shown to come from.

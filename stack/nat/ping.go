@@ -58,7 +58,7 @@ func (g *Ping) Input(p *ip.Packet) {
 		g.s.refused(p)
 		return
 	}
-	f := g.s.flow(p, netip.AddrPortFrom(p.Src, id), idleLong)
+	f := g.s.flow(p, netip.AddrPortFrom(p.Src, id), idleLong, v.Mapped)
 	if f == nil {
 		return
 	}
@@ -91,7 +91,7 @@ func (g *Ping) deliver(f *flow, rb *recvBuf, n int) {
 			ttl--
 		}
 		rb.echo = ip.AppendEcho(rb.echo[:0], ip.Echo{
-			Src: g.s.seen(m.From).Addr(), Dst: f.key.Addr(), ID: f.key.Port(), Seq: binary.BigEndian.Uint16(m.Data[6:]),
+			Src: g.s.seen(f, m.From).Addr(), Dst: f.key.Addr(), ID: f.key.Port(), Seq: binary.BigEndian.Uint16(m.Data[6:]),
 			Reply: true, TTL: ttl, TOS: m.TOS, Data: m.Data[icmpHeaderLen:],
 		})
 		if rb.echo == nil {

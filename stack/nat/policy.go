@@ -3,6 +3,7 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/spec"
@@ -26,6 +27,10 @@ import (
 // Prefixes of other Networks (Reserved) and what control names (spec.Policy.Refuse) are refused in the same place as
 // the Network's own subnet, so in all spellings. A Network without egress refuses everything.
 //
+// A Map comes before all of that: who gives an address a meaning has decided that it may be reached. In a Network
+// that believes the whole LAN on its link (spec.Network.AnyNeighbour) the subnet is the host's LAN, so nothing in it
+// is refused for its sake.
+//
 // The host's own non-loopback addresses are ordinary destinations. What listens on them has
 // chosen to be reachable from other machines, and a container is treated as one.
 
@@ -33,12 +38,12 @@ import (
 type Verdict struct {
 	// Allow is false when nothing may be sent there; the other fields are then zero.
 	Allow bool
-	// Dial is the address the host side uses. It differs from the destination only for a gateway
-	// that stands for the host's loopback.
+	// Dial is the address the host side uses. It differs from the destination only where that stands
+	// for an address of the host: a gateway, or a spec.AddrMap.
 	Dial netip.Addr
-	// Loopback says that Dial is the host's loopback in place of the gateway, so replies have to
-	// show the gateway as their source.
-	Loopback bool
+	// Mapped says that Dial is the host's own in place of the destination, so replies have to show the
+	// destination as their source, and no outbound address or interface is used.
+	Mapped bool
 }
 
 // Policy decides which destinations containers of one Network may reach. It is immutable, but for the prefixes
@@ -49,6 +54,9 @@ type Policy struct {
 	hostLoopback       bool
 	metadata           bool
 	noEgress           bool
+	anyNeighbour       bool
+	maps               []spec.AddrMap
+	closedProtos       [256]bool // by protocol number
 	reserved           *Reserved
 	refuse             []refused
 }
@@ -69,7 +77,16 @@ func NewPolicy(n spec.Network, r *Reserved) (*Policy, error) {
 		hostLoopback: n.Policy.HostLoopback && !n.Policy.NoEgress && !n.NoGateway,
 		metadata:     n.Policy.Metadata,
 		noEgress:     n.Policy.NoEgress || n.NoGateway,
+		anyNeighbour: n.AnyNeighbour,
+		maps:         slices.Clone(n.Policy.Maps),
 		reserved:     r,
+	}
+	p.closedProtos[ip.TCP], p.closedProtos[ip.UDP] = n.Policy.NoTCP, n.Policy.NoUDP
+	p.closedProtos[ip.ICMP], p.closedProtos[ip.ICMPv6] = n.Policy.NoICMP, n.Policy.NoICMP
+	for _, m := range p.maps {
+		if err := checkMap(m); err != nil {
+			return nil, err
+		}
 	}
 	for _, f := range n.Policy.Refuse {
 		r := refused{prefix: f.Prefix.Masked(), port: f.Port}
@@ -91,6 +108,19 @@ func NewPolicy(n spec.Network, r *Reserved) (*Policy, error) {
 		p.refuse = append(p.refuse, r)
 	}
 	return p, nil
+}
+
+// checkMap refuses a Map that could not work, or would mean more than one address of the host.
+func checkMap(m spec.AddrMap) error {
+	switch {
+	case !m.From.IsValid() || !m.To.IsValid() || m.From.Is4() != m.To.Is4():
+		return fmt.Errorf("map %s to %s: not two addresses of one family", m.From, m.To)
+	case m.From.Is4In6() || m.To.Is4In6() || m.From.Zone() != "" || m.To.Zone() != "":
+		return fmt.Errorf("map %s to %s: addresses of the IPv4-mapped kind or with a zone cannot be mapped", m.From, m.To)
+	case m.From.IsUnspecified() || m.From.IsMulticast() || m.From.IsLoopback() || m.To.IsUnspecified() || m.To.IsMulticast():
+		return fmt.Errorf("map %s to %s: not the address of a single station", m.From, m.To)
+	}
+	return nil
 }
 
 var (
@@ -122,16 +152,21 @@ func (p *Policy) Check(proto uint8, dst netip.AddrPort) Verdict {
 	if dst.Port() == 0 && (proto == ip.UDP || proto == ip.TCP) {
 		return Verdict{}
 	}
-	if p.noEgress {
+	if p.noEgress || p.closedProtos[proto] {
 		return Verdict{}
 	}
 	a := dst.Addr()
+	for i := range p.maps {
+		if p.maps[i].From == a {
+			return Verdict{Allow: true, Dial: p.maps[i].To, Mapped: true}
+		}
+	}
 	if p.hostLoopback && a.IsValid() {
 		switch a {
 		case p.gateway4:
-			return Verdict{Allow: true, Dial: loopback4, Loopback: true}
+			return Verdict{Allow: true, Dial: loopback4, Mapped: true}
 		case p.gateway6:
-			return Verdict{Allow: true, Dial: loopback6, Loopback: true}
+			return Verdict{Allow: true, Dial: loopback6, Mapped: true}
 		}
 	}
 	if a.Is4() && p.allow4(a, proto, dst.Port()) || a.Is6() && p.allow6(a, proto, dst.Port()) {
@@ -148,17 +183,11 @@ func (p *Policy) closed(a netip.Addr, proto uint8, port uint16) bool {
 			return true
 		}
 	}
-	return p.subnet4.Contains(a) || p.subnet6.Contains(a) || p.reserved.Contains(a)
+	return !p.anyNeighbour && (p.subnet4.Contains(a) || p.subnet6.Contains(a)) || p.reserved.Contains(a)
 }
 
-// Gateway returns the address that stands for the host's loopback in the family of a, to name the
-// source of what comes back from there.
-func (p *Policy) Gateway(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return p.gateway4
-	}
-	return p.gateway6
-}
+// mapsAny reports whether any destination stands for an address of the host.
+func (p *Policy) mapsAny() bool { return p.hostLoopback || len(p.maps) > 0 }
 
 func (p *Policy) allow4(a netip.Addr, proto uint8, port uint16) bool {
 	first := a.As4()[0]

@@ -83,6 +83,19 @@ func setUp(fd int, proto uint8, v6 bool, bind netip.Addr) error {
 	return nil
 }
 
+// bindDevice makes the socket send and receive by one interface of the host. Since Linux 5.7 that needs no privilege.
+func (s *socket) bindDevice(device string) error {
+	var err error
+	if cerr := s.rc.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		s.close()
+		return fmt.Errorf("bind socket to interface %s: %w", device, err)
+	}
+	return nil
+}
+
 // setDF says whether datagrams leave with DF set, and are refused with EMSGSIZE when too large for the
 // path, or are fragmented here (RFC 4787 REQ-13 and 13a).
 func setDF(fd int, v6, df bool) error {

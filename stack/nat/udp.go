@@ -61,7 +61,7 @@ func (u *UDP) Input(p *ip.Packet) {
 		u.s.refused(p)
 		return
 	}
-	f := u.s.flow(p, netip.AddrPortFrom(p.Src, sport), classOf(dst))
+	f := u.s.flow(p, netip.AddrPortFrom(p.Src, sport), classOf(dst), v.Mapped)
 	if f == nil {
 		return
 	}

@@ -293,7 +293,7 @@ func TestUDPLoopbackFromOutboundAddress(t *testing.T) {
 	n.Outbound4, n.Outbound6 = netip.MustParseAddr("203.0.113.2"), netip.MustParseAddr("2001:db8:113::1")
 	u := startUDP(t, l, n)
 	for from, server := range map[string]*server{a1: listen(t, "127.0.0.1:0"), b6: listen(t, "[::1]:0")} {
-		to := netip.AddrPortFrom(u.s.policy.Gateway(server.addr().Addr()), server.port())
+		to := netip.AddrPortFrom(u.s.gateway(server.addr().Addr().Is6()), server.port())
 		u.input(t, datagram{from: from, to: to.String(), payload: []byte("x")})
 		outside, _ := server.next()
 		if outside.Addr() != n.Outbound4 && outside.Addr() != n.Outbound6 {

@@ -101,7 +101,7 @@ func (u *UDP) emit(f *flow, rb *recvBuf, t *train) {
 
 // emitOne sends one packet.
 func (u *UDP) emitOne(f *flow, rb *recvBuf, t *train, payload []byte) {
-	src := u.s.seen(t.from)
+	src := u.s.seen(f, t.from)
 	segment := 0
 	if len(payload) > t.segment {
 		segment = t.segment
