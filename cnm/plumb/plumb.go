@@ -23,8 +23,24 @@ type Link struct {
 	Addr6 netip.Prefix `json:"addr6,omitzero"`
 	// LinkLocal are further addresses, of 169.254.0.0/16 and fe80::/64.
 	LinkLocal []netip.Prefix `json:"link_local,omitempty"`
+	// Addrs are further addresses of any kind, and Routes further routes by this interface: those of a host's
+	// interface that is copied.
+	Addrs  []netip.Prefix `json:"addrs,omitempty"`
+	Routes []Route        `json:"routes,omitempty"`
+	// Down leaves the interface down: what is inside configures it.
+	Down bool `json:"down,omitempty"`
 	// Sysctls are settings by their names, such as net.ipv4.conf.eth0.log_martians.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+}
+
+// Route is a route by a Link.
+type Route struct {
+	Dst netip.Prefix `json:"dst"`
+	// Via is the next hop; the zero Addr means that Dst is on the link.
+	Via netip.Addr `json:"via,omitzero"`
+	// Src is the source address that it prefers; the zero Addr means none.
+	Src    netip.Addr `json:"src,omitzero"`
+	Metric int        `json:"metric,omitempty"`
 }
 
 // Routes are what a sandbox's routing depends on beside the subnets of its Links: the default routes and the
