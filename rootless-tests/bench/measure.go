@@ -8,11 +8,13 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 	"github.com/usernet/usernet/rootless-tests/bench/report"
+	"github.com/usernet/usernet/rootless-tests/bench/stats"
 )
 
 // meter measures sandboxes and keeps the result.
@@ -173,6 +175,33 @@ func (m *meter) measureIdle() {
 	}
 }
 
+// streamUp is the median of three.
+func (m *meter) streamUp(s *sandbox) (float64, error) {
+	var rates []float64
+	for range 3 {
+		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Warm: m.warm, Window: m.window})
+		if err != nil {
+			return 0, err
+		}
+		rates = append(rates, r.Rate)
+	}
+	return stats.Median(rates), nil
+}
+
+// wakes counts how often a second the processes' threads come to run while nothing flows. What follows their start,
+// such as giving memory back, is over before it is counted.
+func (m *meter) wakes(s *sandbox) (float64, error) {
+	const rest, window = 2 * time.Second, 2 * time.Second
+	time.Sleep(rest)
+	before, err := wakeUps(s.pids)
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(window)
+	after, err := wakeUps(s.pids)
+	return (after - before) / window.Seconds(), err
+}
+
 func (m *meter) idleOf(subject report.Subject) error {
 	s, err := m.builder.build(subject, floorMTU)
 	if err != nil {
@@ -184,11 +213,24 @@ func (m *meter) idleOf(subject report.Subject) error {
 		return err
 	}
 	m.result.Add(subject, 0, report.Memory, before/(1<<20))
+	if wakes, err := m.wakes(s); err == nil {
+		m.result.Add(subject, 0, report.Wakes, wakes)
+	}
+	alone, err := m.streamUp(s)
+	if err != nil {
+		return err
+	}
+	if before, err = residentBytes(s.pids); err != nil { // with the buffers of a stream
+		return err
+	}
 	r, opened := s.inside.Do(load.Request{Op: load.Idle, To: s.out.tcp, Count: m.idle})
 	m.result.Add(subject, 0, report.IdleConnections, float64(r.Total))
 	after, err := residentBytes(s.pids)
 	if r.Total > 0 && err == nil {
 		m.result.Add(subject, 0, report.IdleBytes, (after-before)/float64(r.Total))
+	}
+	if beside, err := m.streamUp(s); err == nil {
+		m.result.Add(subject, 0, report.IdleBeside, beside/alone)
 	}
 	_, dropErr := s.inside.Do(load.Request{Op: load.Drop})
 	_, hostErr := m.host.Do(load.Request{Op: load.Drop})

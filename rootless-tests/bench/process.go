@@ -144,6 +144,29 @@ func parseStat(b []byte) (float64, error) {
 	return ticks / clockTicks, nil
 }
 
+// wakeUps is how often threads of the processes have waited until now, as a sum over those that live.
+func wakeUps(pids []int) (total float64, err error) {
+	for _, pid := range pids {
+		names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range names {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				continue // the thread has ended
+			}
+			_, rest, _ := bytes.Cut(b, []byte("\nvoluntary_ctxt_switches:"))
+			var n float64
+			if _, err := fmt.Sscan(string(rest), &n); err != nil {
+				return 0, fmt.Errorf("read context switches of %d: %w", pid, err)
+			}
+			total += n
+		}
+	}
+	return total, nil
+}
+
 // residentBytes is the memory of the processes that is in RAM.
 func residentBytes(pids []int) (total float64, err error) {
 	for _, pid := range pids {

@@ -30,12 +30,15 @@ var steps = []step{
 	{"stream down", stream(outwards, true, 1, report.StreamDown, report.CPUDown), report.StreamDown},
 	{"4 streams up", stream(outwards, false, 4, report.Streams4Up, ""), report.Streams4Up},
 	{"4 streams down", stream(outwards, true, 4, report.Streams4Down, ""), report.Streams4Down},
+	{"16 streams up", fairStreams(false, report.Streams16Up, report.Unfair16Up), report.Streams16Up},
+	{"16 streams down", fairStreams(true, report.Streams16Down, report.Unfair16Down), report.Streams16Down},
 	{"round trip", roundTrip(outwards, report.RoundTrip, report.RoundTripP99), report.RoundTrip},
 	{"connect", connect, report.Connect},
 	{"connections", connections, report.Connects},
 	{"UDP round trip", udpTrip, report.UDPTrip},
 	{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
 	{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
+	{"UDP 1 Gbit/s", pacedFlood, report.UDPPacedLoss},
 	{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
 	{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
 	{"published round trip", publishedTrip, report.PublishedTrip},
@@ -84,6 +87,20 @@ func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu repor
 			values[cpu] = (after - before) / (float64(r.Total) / giga)
 		}
 		return values, err
+	}
+}
+
+// fairStreams is 16 at once: as many as make each wait for the others, and few enough that each has a window.
+func fairStreams(down bool, rate, unfair report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+		if !s.out.tcp.IsValid() {
+			return nil, nil
+		}
+		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Down: down, Streams: 16, Warm: m.warm, Window: m.window})
+		if err != nil {
+			return nil, err
+		}
+		return map[report.Measure]float64{rate: r.Rate * bitsPerByte / giga, unfair: 100 * r.Unfair}, nil
 	}
 }
 
@@ -139,23 +156,39 @@ func flood(size int, delivered, lost report.Measure) func(*meter, *sandbox) (map
 		if !s.out.udpSink.IsValid() {
 			return nil, nil
 		}
-		if _, err := m.host.Do(load.Request{Op: load.FloodCount}); err != nil { // forget what others left
-			return nil, err
-		}
-		r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, Window: m.window})
+		rate, part, err := m.datagrams(s, size, 0)
 		if err != nil {
 			return nil, err
 		}
-		time.Sleep(settle)
-		n, err := m.host.Do(load.Request{Op: load.FloodCount})
-		if err != nil {
-			return nil, err
-		}
-		return map[report.Measure]float64{
-			delivered: float64(n.Total) / r.Elapsed.Seconds() / 1000,
-			lost:      100 * math.Max(0, 1-float64(n.Total)/float64(r.Total)),
-		}, nil
+		return map[report.Measure]float64{delivered: rate / 1000, lost: 100 * part}, nil
 	}
+}
+
+// pacedFlood is 1 Gbit/s in datagrams of 1400 bytes, as iperf3 --udp --bitrate 1G sends them.
+func pacedFlood(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+	if !s.out.udpSink.IsValid() {
+		return nil, nil
+	}
+	const size, bytesPerSecond = 1400, giga / bitsPerByte
+	_, part, err := m.datagrams(s, size, int(bytesPerSecond)/size)
+	if err != nil {
+		return nil, err
+	}
+	return map[report.Measure]float64{report.UDPPacedLoss: 100 * part}, nil
+}
+
+// datagrams floods the sink: how many arrive each second, and which part does not.
+func (m *meter) datagrams(s *sandbox, size, perSecond int) (rate, lost float64, err error) {
+	if _, err := m.host.Do(load.Request{Op: load.FloodCount}); err != nil { // forget what others left
+		return 0, 0, err
+	}
+	r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, PerSecond: perSecond, Window: m.window})
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(settle)
+	n, err := m.host.Do(load.Request{Op: load.FloodCount})
+	return float64(n.Total) / r.Elapsed.Seconds(), math.Max(0, 1-float64(n.Total)/float64(r.Total)), err
 }
 
 func publishedStream(down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {

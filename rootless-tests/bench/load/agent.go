@@ -16,11 +16,11 @@ type Op string
 
 const (
 	Listen     Op = "listen"      // serve on Ports (0: a free one); the reply's Ports are the real ones
-	Stream     Op = "stream"      // Streams of TCP to To, Down or up: Rate in bytes/s, Total bytes
+	Stream     Op = "stream"      // Streams of TCP to To, Down or up: Rate in bytes/s, Unfair, Total bytes
 	RoundTrip  Op = "round-trip"  // of one byte on one connection: P50, P99
 	Connect    Op = "connect"     // connect and one round trip, in Streams parallel: P50, P99, Rate per s
 	UDPTrip    Op = "udp-trip"    // of one byte: P50, P99, Lost
-	Flood      Op = "flood"       // datagrams of Size to To: Total sent, Elapsed
+	Flood      Op = "flood"       // datagrams of Size to To, PerSecond or 0 for as fast as it goes: Total sent, Elapsed
 	FloodCount Op = "flood-count" // datagrams that arrived since the last FloodCount: Total
 	Names      Op = "names"       // ask To for Name from Streams clients, PerSecond in all or 0 for as fast as it goes: Rate, P50, P99, Lost
 	Idle       Op = "idle"        // open Count connections and keep them: Total
@@ -49,8 +49,9 @@ type Reply struct {
 	ID      int           `json:"id"`
 	Error   string        `json:"error,omitempty"`
 	Ports   Ports         `json:"ports,omitzero"`
-	Rate    float64       `json:"rate,omitempty"`  // a second
-	Total   uint64        `json:"total,omitempty"` // bytes, datagrams, questions or connections
+	Rate    float64       `json:"rate,omitempty"`   // a second
+	Unfair  float64       `json:"unfair,omitempty"` // of streams: how far one is from their mean, as a part of it
+	Total   uint64        `json:"total,omitempty"`  // bytes, datagrams, questions or connections
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 	P50     float64       `json:"p50,omitempty"` // microseconds
 	P99     float64       `json:"p99,omitempty"` // microseconds
@@ -89,7 +90,7 @@ func (a *agent) do(q Request) (r Reply, err error) {
 	case Listen:
 		r.Ports, err = a.server.listen(q.Ports)
 	case Stream:
-		r.Rate, r.Total, err = streams(q.To, q.Down, max(q.Streams, 1), streamHeader{q.Warm, q.Window})
+		r.Rate, r.Unfair, r.Total, err = streams(q.To, q.Down, max(q.Streams, 1), streamHeader{q.Warm, q.Window})
 	case RoundTrip:
 		var us []float64
 		us, err = roundTrips(q.To, q.Window)
@@ -104,7 +105,7 @@ func (a *agent) do(q Request) (r Reply, err error) {
 		us, r.Lost, err = udpRoundTrips(q.To, q.Window)
 		r.percentiles(us)
 	case Flood:
-		r.Total, r.Elapsed, err = flood(q.To, q.Size, q.Window)
+		r.Total, r.Elapsed, err = flood(q.To, q.Size, q.PerSecond, q.Window)
 	case FloodCount:
 		r.Total = a.server.received.Swap(0)
 	case Names:

@@ -45,8 +45,9 @@ func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost 
 	return us, lost, nil
 }
 
-// flood sends datagrams of size bytes for window, one for each system call, as fast as the kernel takes them.
-func flood(to netip.AddrPort, size int, window time.Duration) (sent uint64, elapsed time.Duration, err error) {
+// flood sends datagrams of size bytes for window, one for each system call: perSecond of them, in a burst each
+// millisecond as iperf3 does, or as fast as the kernel takes them when that is 0.
+func flood(to netip.AddrPort, size, perSecond int, window time.Duration) (sent uint64, elapsed time.Duration, err error) {
 	s, err := dial(unix.SOCK_DGRAM, to)
 	if err != nil {
 		return 0, 0, err
@@ -55,6 +56,11 @@ func flood(to netip.AddrPort, size int, window time.Duration) (sent uint64, elap
 	b := make([]byte, size)
 	start := time.Now()
 	for elapsed < window {
+		if perSecond > 0 && float64(sent) >= elapsed.Seconds()*float64(perSecond) {
+			time.Sleep(time.Millisecond)
+			elapsed = time.Since(start)
+			continue
+		}
 		// A full queue is the path's loss; anything else would make the figure wrong.
 		for range 16 { // the clock is read once for each
 			switch _, err := unix.Write(int(s), b); {

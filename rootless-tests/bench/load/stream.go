@@ -3,6 +3,7 @@ package load
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,14 @@ type streamResult struct {
 	Counted uint64        // bytes in the window
 	Elapsed time.Duration // the window's real length: it ends with the read that passes its end
 	Total   uint64        // bytes, the warm-up's too
+}
+
+// rate is in bytes per second.
+func (r streamResult) rate() float64 {
+	if r.Elapsed == 0 {
+		return 0
+	}
+	return float64(r.Counted) / r.Elapsed.Seconds()
 }
 
 const resultLen = 24
@@ -96,8 +105,9 @@ func receive(c socket, h streamHeader, buf []byte) (r streamResult, err error) {
 	}
 }
 
-// streams runs n streams at once and sums them up: bytes per second and all bytes.
-func streams(to netip.AddrPort, down bool, n int, h streamHeader) (rate float64, total uint64, err error) {
+// streams runs n streams at once and sums them up: bytes per second, how far the one furthest from their mean is
+// from it as a part of it, and all bytes.
+func streams(to netip.AddrPort, down bool, n int, h streamHeader) (rate, unfair float64, total uint64, err error) {
 	results, errs := make([]streamResult, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
@@ -111,12 +121,15 @@ func streams(to netip.AddrPort, down bool, n int, h streamHeader) (rate float64,
 	}
 	wg.Wait()
 	for _, r := range results {
-		if r.Elapsed > 0 {
-			rate += float64(r.Counted) / r.Elapsed.Seconds()
-		}
+		rate += r.rate()
 		total += r.Total
 	}
-	return rate, total, errors.Join(errs...)
+	if mean := rate / float64(n); mean > 0 {
+		for _, r := range results {
+			unfair = max(unfair, math.Abs(r.rate()-mean)/mean)
+		}
+	}
+	return rate, unfair, total, errors.Join(errs...)
 }
 
 func upload(to netip.AddrPort, h streamHeader) (r streamResult, err error) {

@@ -12,6 +12,10 @@ const (
 	StreamDown      Measure = "stream_down"
 	Streams4Up      Measure = "streams4_up"
 	Streams4Down    Measure = "streams4_down"
+	Streams16Up     Measure = "streams16_up"
+	Streams16Down   Measure = "streams16_down"
+	Unfair16Up      Measure = "streams16_up_unfair"
+	Unfair16Down    Measure = "streams16_down_unfair"
 	RoundTrip       Measure = "round_trip_p50"
 	RoundTripP99    Measure = "round_trip_p99"
 	Connect         Measure = "connect_p50"
@@ -21,6 +25,7 @@ const (
 	UDPSmallLoss    Measure = "udp_1_lost"
 	UDPLarge        Measure = "udp_1400_delivered"
 	UDPLargeLoss    Measure = "udp_1400_lost"
+	UDPPacedLoss    Measure = "udp_paced_lost"
 	PublishedUp     Measure = "published_up"
 	PublishedDown   Measure = "published_down"
 	PublishedTrip   Measure = "published_trip_p50"
@@ -29,6 +34,8 @@ const (
 	CPUDown         Measure = "cpu_down"
 	IdleBytes       Measure = "idle_bytes"
 	IdleConnections Measure = "idle_connections"
+	IdleBeside      Measure = "idle_beside"
+	Wakes           Measure = "idle_wakes"
 	Memory          Measure = "memory"
 	StartUp         Measure = "start_up"
 	StartUpNetwork  Measure = "start_up_network"
@@ -85,6 +92,10 @@ var Definitions = []Definition{
 	{StreamDown, "TCP stream down", "Gbit/s", Higher, true, true},
 	{Streams4Up, "4 TCP streams up", "Gbit/s", Higher, true, true},
 	{Streams4Down, "4 TCP streams down", "Gbit/s", Higher, true, true},
+	{Streams16Up, "16 TCP streams up", "Gbit/s", Higher, true, false},
+	{Unfair16Up, "16 up: the furthest from their mean", "%", Lower, false, false},
+	{Streams16Down, "16 TCP streams down", "Gbit/s", Higher, true, false},
+	{Unfair16Down, "16 down: the furthest from their mean", "%", Lower, false, false},
 	{RoundTrip, "TCP round trip p50", "µs", Lower, true, true},
 	{RoundTripP99, "TCP round trip p99", "µs", Lower, true, false},
 	{Connect, "TCP connect + round trip p50", "µs", Lower, true, true},
@@ -94,6 +105,7 @@ var Definitions = []Definition{
 	{UDPSmallLoss, "UDP 1 B lost", "%", Lower, false, false},
 	{UDPLarge, "UDP 1400 B delivered", "k/s", Higher, true, true},
 	{UDPLargeLoss, "UDP 1400 B lost", "%", Lower, false, false},
+	{UDPPacedLoss, "UDP 1400 B at 1 Gbit/s lost", "%", Lower, false, false},
 	{PublishedUp, "published port stream up", "Gbit/s", Higher, true, true},
 	{PublishedDown, "published port stream down", "Gbit/s", Higher, true, true},
 	{PublishedTrip, "published port round trip p50", "µs", Lower, true, true},
@@ -101,7 +113,9 @@ var Definitions = []Definition{
 	{CPUUp, "CPU of the process, stream up", "s/GB", Lower, true, true},
 	{CPUDown, "CPU of the process, stream down", "s/GB", Lower, true, true},
 	{Memory, "resident memory, no connections", "MiB", Lower, true, false},
+	{Wakes, "wake-ups when nothing flows", "1/s", Lower, false, false},
 	{IdleBytes, "memory per idle connection", "B", Lower, true, true},
+	{IdleBeside, "TCP stream up beside them, of one alone", "", Higher, false, false},
 	{IdleConnections, "idle connections reached", "", Higher, false, false},
 	{StartUp, "start-up: run -- true", "ms", Lower, true, true},
 	{StartUpNetwork, "start-up with eth0 configured", "ms", Lower, true, true},
