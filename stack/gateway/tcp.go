@@ -82,7 +82,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	v := g.cfg.Policy.Check(protoTCP, dst)
 	if !v.Allow {
 		g.drops.Add(drop.PolicyDenied)
-		r.Complete(true)
+		g.deny(r, src, dst, quote)
 		return
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
@@ -121,6 +121,17 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		fl.run(g.ctx, ep, conn)
 		g.endFlow(container)
 	})
+}
+
+// deny answers a SYN the policy does not let through: with a reset, so that the container need not wait, or as
+// spec.Policy.HostUnreachable wants it.
+func (g *Gateway) deny(r *tcp.ForwarderRequest, src, dst netip.AddrPort, quote []byte) {
+	if !g.cfg.Spec.Policy.HostUnreachable || !g.own[dst.Addr()] || quote == nil {
+		r.Complete(true)
+		return
+	}
+	r.Complete(false)
+	g.synError(src, dst, quote, ip.NetUnreachable)
 }
 
 // acknowledge sends the SYN-ACK and waits for the container's ACK, until handshakeTimeout has passed or

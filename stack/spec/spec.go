@@ -68,6 +68,9 @@ type Policy struct {
 	NoEgress bool `json:"no_egress,omitempty"`
 	// HostLoopback lets the gateway addresses stand for 127.0.0.1 and ::1 of the host.
 	HostLoopback bool `json:"host_loopback,omitempty"`
+	// HostUnreachable means that TCP to the gateway's own addresses, where it leads nowhere, finds the network
+	// unreachable instead of being refused. So answers slirp4netns without its host's loopback, and callers look for it.
+	HostUnreachable bool `json:"host_unreachable,omitempty"`
 	// Metadata lets the cloud metadata addresses through.
 	Metadata bool `json:"metadata,omitempty"`
 	// Refuse are destinations that are refused whatever else is allowed: VXLAN ports of peers, key-value

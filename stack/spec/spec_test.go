@@ -21,7 +21,7 @@ func TestTravels(t *testing.T) {
 			DNSSearch: []string{"example.org"}, GatewayMAC: l2.MAC{2, 0, 0, 0, 0, 2},
 			NoNames: true, Apart: true, NoGateway: true,
 			Policy: spec.Policy{
-				NoEgress: true, HostLoopback: true, Metadata: true,
+				NoEgress: true, HostLoopback: true, HostUnreachable: true, Metadata: true,
 				Refuse: []spec.Refused{{Prefix: netip.MustParsePrefix("192.0.2.9/32"), Proto: "udp", Port: 4789}},
 				Maps:   []spec.AddrMap{{From: netip.MustParseAddr("169.254.1.2"), To: netip.MustParseAddr("127.0.0.1")}},
 				NoTCP:  true, NoUDP: true, NoICMP: true,
