@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/usernet/usernet/compat/slirp4netns"
 )
 
 // Main is the whole life of a program. args begin with the name it was called by; stdio are its descriptors 0, 1
@@ -18,7 +20,8 @@ type Main func(args, env []string, stdio [3]*os.File) int
 
 // programs are the front ends by the name they are called by.
 var programs = map[string]Main{
-	"passt": refuse("passt connects virtual machines over a socket; usernet connects namespaces: call it as pasta or slirp4netns"),
+	"slirp4netns": slirp4netns.Main,
+	"passt":       refuse("passt connects virtual machines over a socket; usernet connects namespaces: call it as pasta or slirp4netns"),
 }
 
 // Lookup finds the program that a process called argv0 is to be. Only the last part of the path counts.

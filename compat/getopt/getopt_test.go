@@ -60,7 +60,7 @@ func TestParse(t *testing.T) {
 		{"--g --al --enable-i", []string{"c", "a", "6", "[]"}},
 		{"x -- -a --beta", []string{"[x -a --beta]"}},
 		{"- -a", []string{"a", "[-]"}},
-		{"--creat", []string{"201", "[]"}},                                                                                   // two names of one option
+		{"--creat", []string{"201", "[]"}}, // two names of one option
 		{"--enable", []string{"p: option '--enable' is ambiguous; possibilities: '--enable-ipv6' '--enable-sandbox'", "[]"}}, //
 		{"--beta-t=1 --bet=2", []string{"200=1", "p: option '--bet=2' is ambiguous; possibilities: '--beta' '--beta-two'", "[]"}},
 		{"--foo=1 x", []string{"p: unrecognized option '--foo=1'", "[x]"}},

@@ -45,7 +45,8 @@ type Config struct {
 	Link plumb.Link
 	// Routes are set with Configure only.
 	Routes plumb.Routes
-	// Configure says that the interface is given its addresses, and that lo is set up.
+	// Configure says that the interface is given its addresses, and that lo is set up. Settings in /proc/sys are
+	// left as they are but for the Link's Sysctls.
 	Configure bool
 
 	// Hosts are names the Network's DNS answers without asking anyone.
@@ -122,7 +123,7 @@ func open(ctx context.Context, cfg *Config, event func(datapath.Event)) (*contro
 func (s *Session) attach(ctx context.Context, cfg *Config) (err error) {
 	s.attachment, err = shim.Connect(ctx, shim.AttachConfig{
 		PID: cfg.Target.PID, Netns: cfg.Target.Netns, Userns: cfg.Target.Userns,
-		Links: []plumb.Link{cfg.Link}, Routes: cfg.Routes, Bare: !cfg.Configure,
+		Links: []plumb.Link{cfg.Link}, Routes: cfg.Routes, Bare: !cfg.Configure, NoSysctls: true,
 		Start: func(ctx context.Context, _ int) (shim.Network, error) {
 			p, err := open(ctx, cfg, s.end.event)
 			if err != nil {
@@ -139,6 +140,9 @@ func (s *Session) attach(ctx context.Context, cfg *Config) (err error) {
 
 // serve is the start with a TAP.
 func (s *Session) serve(ctx context.Context, cfg *Config) (err error) {
+	if err := shim.CloseOnExec(); err != nil {
+		return fmt.Errorf("mark inherited descriptors: %w", err)
+	}
 	if s.private, err = open(ctx, cfg, s.end.event); err != nil {
 		return err
 	}

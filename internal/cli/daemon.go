@@ -14,6 +14,7 @@ import (
 	"github.com/usernet/usernet/cnm/ipam"
 	"github.com/usernet/usernet/internal/daemon"
 	"github.com/usernet/usernet/internal/datapath"
+	"github.com/usernet/usernet/internal/version"
 )
 
 const daemonHelp = `Run the process that has your named networks, in the foreground. There is one for each
@@ -169,7 +170,7 @@ func (a *app) daemon(ctx context.Context, o *daemonOptions, fs *pflag.FlagSet) e
 	return daemon.Run(ctx, daemon.Options{
 		Source: o.source(fs), IdleTimeout: o.idleTimeout, Stderr: a.stdio.Err,
 		Datapath: datapath.Config{Args: []string{"usernet", datapath.Role}},
-		Profile:  o.compat, Version: Version, Commit: strings.TrimSpace(revision()),
+		Profile:  o.compat, Version: version.Number, Commit: strings.TrimSpace(version.Revision()),
 	})
 }
 

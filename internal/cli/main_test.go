@@ -13,6 +13,7 @@ import (
 	"github.com/usernet/usernet/internal/datapath"
 	"github.com/usernet/usernet/internal/shim"
 	"github.com/usernet/usernet/internal/shim/shimtest"
+	"github.com/usernet/usernet/internal/version"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -256,7 +257,7 @@ func TestHostGateway(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	if got := invoke(t, "version"); got.code != 0 || !strings.HasPrefix(got.out, "usernet "+Version) {
+	if got := invoke(t, "version"); got.code != 0 || !strings.HasPrefix(got.out, "usernet "+version.Number) {
 		t.Errorf("%+v", got)
 	}
 }

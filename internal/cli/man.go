@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/usernet/usernet/internal/version"
 )
 
 // Manual pages from the same text as the help, one for each command, in man(7).
@@ -48,7 +50,7 @@ func manPage(cmd *cobra.Command) string {
 	cmd.InitDefaultHelpFlag()
 	name := strings.ReplaceAll(cmd.CommandPath(), " ", "-")
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %q 1 \"\" \"usernet %s\" \"User Commands\"\n", strings.ToUpper(name), Version)
+	fmt.Fprintf(&b, ".TH %q 1 \"\" \"usernet %s\" \"User Commands\"\n", strings.ToUpper(name), version.Number)
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(cmd.Short))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
 	long := cmd.Long

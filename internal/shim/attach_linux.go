@@ -47,6 +47,8 @@ type AttachConfig struct {
 	// Bare leaves the interfaces as they are made, or were: without addresses, routes and settings, which are
 	// somebody else's affair. Routes has no meaning then.
 	Bare bool
+	// NoSysctls leaves the settings in /proc/sys as they are, but for the Sysctls of Links.
+	NoSysctls bool
 	// Files are written into the container of PID, unless it has the host's there. Changes rewrite these and
 	// pass over others.
 	Files []plumb.File
@@ -81,7 +83,7 @@ func Connect(ctx context.Context, cfg AttachConfig) (*Attachment, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	// As in Run: neither helper nor datapath gets what our caller left open.
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return nil, fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	ns, err := openNamespaces(cfg.PID, cfg.Netns, cfg.Userns)

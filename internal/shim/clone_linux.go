@@ -19,7 +19,7 @@ import (
 // Init starts without identity maps, so that it makes no difference who writes them. An unmapped
 // process would lose its capabilities by exec; the ambient set keeps them.
 func startInit(cfg *Config) (*os.Process, *conn, error) {
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return nil, nil, fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	ours, its, err := sys.Socketpair()
@@ -66,9 +66,10 @@ func startError(cfg *Config, err error) error {
 	return withUserNamespaceHint(fmt.Errorf("make user, mount and network namespaces: %w", err))
 }
 
-// closeOnExec marks every descriptor from 3 up: what the caller of usernet left open (a shell's
-// redirections, a make's job server) is neither the sandbox's nor the datapath's. Ours are marked already.
-func closeOnExec() error {
+// CloseOnExec marks every descriptor from 3 up as one that no program executed later gets: what the caller of usernet
+// left open (a shell's redirections, a make's job server) is neither the sandbox's nor the datapath's. Ours are marked
+// already.
+func CloseOnExec() error {
 	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		return err

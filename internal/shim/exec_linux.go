@@ -96,7 +96,7 @@ func (d *donor) credentials() ([]string, error) {
 
 // leave leaves the next program stdio as its descriptors 0, 1 and 2, and files where they are; all else is closed.
 func leave(stdio [3]*os.File, files []*os.File) error {
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	// Copied before the first is overwritten: they may be each other's.
@@ -130,7 +130,7 @@ func ExecInside(args []string) int {
 }
 
 func execInside(args []string) error {
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	if len(args) < 2 {

@@ -136,7 +136,7 @@ func fdArg(option string, fd int) string { return "--" + option + "=" + fdPath(f
 // makeLinks has a helper make interfaces and routes. It returns a message with each TAP, which are the caller's
 // to close.
 func (ns *namespaces) makeLinks(ctx context.Context, cfg *AttachConfig) (taps []message, err error) {
-	set := &setup{Links: cfg.Links, Routes: cfg.Routes, Bare: cfg.Bare, Log: cfg.HelperLog}
+	set := &setup{Links: cfg.Links, Routes: cfg.Routes, Bare: cfg.Bare, NoSysctls: cfg.NoSysctls, Log: cfg.HelperLog}
 	err = ns.run(ctx, cfg.Exe, message{Kind: kindSetup, Setup: set}, func(c *conn) error {
 		for range cfg.Links {
 			m, err := c.expect(kindTAP)
@@ -157,7 +157,7 @@ func (ns *namespaces) makeLinks(ctx context.Context, cfg *AttachConfig) (taps []
 // change has a helper make a change. A TAP in the answer is the caller's.
 func (ns *namespaces) change(ctx context.Context, cfg *AttachConfig, ch change, file *os.File) (message, error) {
 	var m message
-	set := &setup{Log: cfg.HelperLog}
+	set := &setup{NoSysctls: cfg.NoSysctls, Log: cfg.HelperLog}
 	err := ns.run(ctx, cfg.Exe, message{Kind: kindChange, Setup: set, Change: &ch, file: file}, func(c *conn) (err error) {
 		m, err = c.expect(kindChanged)
 		return err
@@ -201,7 +201,7 @@ func help(c *conn) error {
 	if m.Setup == nil {
 		return fmt.Errorf("message %s has no setup", m.Kind)
 	}
-	ns := netns.Namespace{Log: m.Setup.Log.logger()}
+	ns := netns.Namespace{NoSysctls: m.Setup.NoSysctls, Log: m.Setup.Log.logger()}
 	if m.Kind == kindChange {
 		return answer(c, ns, m, func(files []plumb.File) error { return writeBelow(m.file, files) })
 	}

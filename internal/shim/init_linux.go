@@ -25,6 +25,7 @@ type setup struct {
 	Links      []plumb.Link `json:"links,omitempty"` // to make
 	Routes     plumb.Routes `json:"routes,omitzero"`
 	Bare       bool         `json:"bare,omitempty"` // the links are not configured
+	NoSysctls  bool         `json:"no_sysctls,omitempty"`
 	Hostname   string       `json:"hostname,omitempty"`
 	Files      []plumb.File `json:"files,omitempty"`
 	// Log says what init writes to standard error.

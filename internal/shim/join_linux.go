@@ -58,7 +58,7 @@ var joinWays = []struct {
 
 // join starts init in the namespaces of cfg.Join.
 func join(ctx context.Context, cfg *Config) (*os.Process, *conn, error) {
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		return nil, nil, fmt.Errorf("mark inherited descriptors: %w", err)
 	}
 	d, err := openDonor(cfg.Join.PID, unix.CLONE_NEWUSER|unix.CLONE_NEWNET|unix.CLONE_NEWUTS)
@@ -150,7 +150,7 @@ func InitJoined(command []string) int {
 	if err := unix.Dup3(joinStderr, 2, 0); err != nil {
 		return ExitFailure
 	}
-	if err := closeOnExec(); err != nil {
+	if err := CloseOnExec(); err != nil {
 		fmt.Fprintf(os.Stderr, "usernet: %s: mark inherited descriptors: %v\n", JoinRole, err)
 		return ExitFailure
 	}

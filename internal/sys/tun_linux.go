@@ -41,6 +41,18 @@ func TunAttach(fd int, name string, flags uint16) (string, error) {
 	return ifr.Name(), nil
 }
 
+// TunFlags returns the name of the device that fd is connected to and the flags it was connected with (TUNGETIFF).
+func TunFlags(fd int) (name string, flags uint16, err error) {
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return "", 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {
+		return "", 0, err
+	}
+	return ifr.Name(), ifr.Uint16(), nil
+}
+
 // TunSetOffload says what the reader can digest. EINVAL: a bit this kernel does not know.
 func TunSetOffload(fd int, bits uint32) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(bits))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -19,6 +20,9 @@ type Namespace struct {
 	// Own says that it was made for us: its interfaces forward nothing from one to another. In one that
 	// somebody else made, whether they do is left as it is.
 	Own bool
+	// NoSysctls leaves /proc/sys as it is, but for the Sysctls of Links: whoever made the namespace has its own
+	// idea of them.
+	NoSysctls bool
 	// Log takes settings that could not be made; nil discards them.
 	Log *slog.Logger
 }
@@ -38,7 +42,7 @@ func (n Namespace) Configure(links []plumb.Link, routes plumb.Routes) error {
 		return fmt.Errorf("configure namespace: %w", err)
 	}
 	defer h.Close()
-	if len(links) > 0 {
+	if len(links) > 0 && !n.NoSysctls {
 		n.sysctls()
 	}
 	if err := loopback(h); err != nil {
@@ -107,12 +111,15 @@ func (n Namespace) plug(h *netlink.Handle, l plumb.Link) error {
 	if err != nil {
 		return fmt.Errorf("find interface %s: %w", l.Name, err)
 	}
-	n.linkSysctls(l)
+	if !n.NoSysctls {
+		n.linkSysctls(l)
+	}
 	steps := []func() error{
 		func() error { return n.forwarding(link) },
 		func() error { return userSysctls(l.Sysctls) },
 		func() error { return linkUp(h, link, l) },
 		func() error { return addresses(h, link, l) },
+		func() error { return further(h, link, l) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -173,6 +180,9 @@ func linkUp(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
 			return fmt.Errorf("set transmit queue to %d frames: %w", queueLen, err)
 		}
 	}
+	if l.Down {
+		return nil
+	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
@@ -181,7 +191,7 @@ func linkUp(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
 
 // addresses adds those of l; the routes to their subnets come with them.
 func addresses(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
-	for _, addr := range append([]netip.Prefix{l.Addr4, l.Addr6}, l.LinkLocal...) {
+	for _, addr := range slices.Concat([]netip.Prefix{l.Addr4, l.Addr6}, l.LinkLocal, l.Addrs) {
 		if !addr.IsValid() {
 			continue
 		}
@@ -198,7 +208,7 @@ func addresses(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
 
 // hasIPv6 reports whether l speaks IPv6.
 func hasIPv6(l plumb.Link) bool {
-	for _, a := range l.LinkLocal {
+	for _, a := range slices.Concat(l.LinkLocal, l.Addrs) {
 		if a.Addr().Is6() {
 			return true
 		}
