@@ -78,6 +78,8 @@ const (
 	TCP6 SocketNetwork = "tcp6"
 	UDP4 SocketNetwork = "udp4"
 	UDP6 SocketNetwork = "udp6"
+	// SockDiag is a netlink socket that lists the sockets of the namespace; it has no Listen.
+	SockDiag SocketNetwork = "sock_diag"
 )
 
 // Socket is a socket that is made inside a sandbox's network namespace, to be used outside. Whoever has its

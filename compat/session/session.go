@@ -38,6 +38,8 @@ type Config struct {
 	// Target is where the interface is; it has no meaning with a TAP.
 	Target Target
 	TAP    *TAP
+	// Linger says that the session goes on when the path of its namespace is gone; processes may still be in it.
+	Linger bool
 
 	Network  spec.Network
 	Endpoint spec.Endpoint
@@ -68,6 +70,7 @@ type Config struct {
 type Session struct {
 	private    *control.Private
 	attachment *shim.Attachment // nil with a TAP
+	linger     bool
 	end        *end
 	done       chan struct{}
 	stop       chan struct{}
@@ -79,7 +82,7 @@ type Session struct {
 // Start brings the Network up and returns when it works. An error leaves nothing behind. The session ends with Close,
 // which the caller owes; ctx bounds the start only.
 func Start(ctx context.Context, cfg Config) (*Session, error) {
-	s := &Session{end: newEnd(), done: make(chan struct{}), stop: make(chan struct{})}
+	s := &Session{linger: cfg.Linger, end: newEnd(), done: make(chan struct{}), stop: make(chan struct{})}
 	var err error
 	if cfg.TAP != nil {
 		err = s.serve(ctx, &cfg)
@@ -186,7 +189,7 @@ func (s *Session) Err() error {
 // watch closes done at the end of whatever comes first.
 func (s *Session) watch() {
 	var namespace <-chan struct{}
-	if s.attachment != nil {
+	if s.attachment != nil && !s.linger {
 		namespace = s.attachment.Ended()
 	}
 	select {

@@ -42,7 +42,11 @@ func openSocket(w plumb.Socket) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	protocol := 0
+	if w.Network == plumb.SockDiag {
+		protocol = unix.NETLINK_SOCK_DIAG
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +76,13 @@ func socketKind(w plumb.Socket) (family, kind int, err error) {
 		kind = unix.SOCK_DGRAM
 	case plumb.UDP6:
 		family, kind = unix.AF_INET6, unix.SOCK_DGRAM
+	case plumb.SockDiag:
+		if w.Listen.IsValid() {
+			return 0, 0, fmt.Errorf("%s is bound to no address", w.Network)
+		}
+		family, kind = unix.AF_NETLINK, unix.SOCK_RAW
 	default:
-		return 0, 0, fmt.Errorf("unknown network %q; use tcp4, tcp6, udp4 or udp6", w.Network)
+		return 0, 0, fmt.Errorf("unknown network %q; use tcp4, tcp6, udp4, udp6 or sock_diag", w.Network)
 	}
 	a := w.Listen.Addr()
 	if a.IsValid() && (a.Is4() != (family == unix.AF_INET) || a.Is4In6() || a.Zone() != "") {
