@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/usernet/usernet/compat/pasta"
+	"github.com/usernet/usernet/compat/pesto"
 	"github.com/usernet/usernet/compat/slirp4netns"
 )
 
@@ -21,6 +23,8 @@ type Main func(args, env []string, stdio [3]*os.File) int
 // programs are the front ends by the name they are called by.
 var programs = map[string]Main{
 	"slirp4netns": slirp4netns.Main,
+	"pasta":       pasta.Main,
+	"pesto":       pesto.Main,
 	"passt":       refuse("passt connects virtual machines over a socket; usernet connects namespaces: call it as pasta or slirp4netns"),
 }
 
