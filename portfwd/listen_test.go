@@ -181,6 +181,11 @@ func TestListenRefuses(t *testing.T) {
 		{[]Spec{{Proto: TCP}}, "invalid containerPort: 0", nil},
 		{[]Spec{{Proto: TCP, HostPort: 9, HostPortEnd: 8, Port: 1}}, "invalid hostPort: 9-8", nil},
 		{[]Spec{{Proto: TCP, HostIP: addr("::ffff:127.0.0.1"), Port: 1}}, "invalid IP address", nil},
+		{[]Spec{{Proto: TCP, HostPort: 8000, Port: 80, Device: "nosuchif0"}}, `no such device; "nosuchif0" is not an interface of this host`, syscall.ENODEV},
+		{[]Spec{{Proto: TCP, Port: 80, Device: "longer-than-any-interface"}}, "invalid interface name", nil},
+		{[]Spec{{Proto: TCP, Port: 80, Device: "a/b"}}, "invalid interface name", nil},
+		{[]Spec{{Proto: TCP, Port: 80, To: addr("127.0.0.1")}}, "invalid container address: 127.0.0.1", nil},
+		{[]Spec{{Proto: TCP, Port: 80, To: addr("ff02::1")}}, "invalid container address: ff02::1", nil},
 	}
 	for _, r := range rows {
 		ls, err := Listen(r.specs, true)
@@ -207,6 +212,33 @@ func TestListenSamePortTwice(t *testing.T) {
 		if ls[i].Spec != specs[i] {
 			t.Errorf("socket %d is %v, want %v", i, ls[i].Spec, specs[i])
 		}
+	}
+}
+
+// TestListenDevice: a listener of an interface has the port there, and leaves it to one of another.
+func TestListenDevice(t *testing.T) {
+	for _, proto := range []Proto{TCP, UDP} {
+		ls, err := Listen([]Spec{{Proto: proto, Port: 80, Device: "lo"}}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeListeners(ls)
+		for _, l := range ls {
+			name, err := unix.GetsockoptString(int(l.File.Fd()), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
+			if err != nil || name != "lo" || l.Spec.Device != "lo" {
+				t.Errorf("%s is bound to %q, %v", l.Spec, name, err)
+			}
+		}
+	}
+	one := Spec{Proto: TCP, HostPort: 8000, Port: 80, Device: "lo"}
+	other := one
+	other.Device = "eth0"
+	if err := checkSpecs([]Spec{one, other}); err != nil {
+		t.Errorf("one port of two interfaces: %v", err)
+	}
+	other.Device = ""
+	if err := checkSpecs([]Spec{one, other}); err == nil {
+		t.Error("one port of an interface and of all was let through")
 	}
 }
 

@@ -42,8 +42,8 @@ func (p *Port) mine(ports *snapshot, a netip.Addr) bool {
 	if a.Is6() && a.IsLinkLocalUnicast() {
 		return true
 	}
-	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() || a.Is4In6() {
-		return false // whatever the subnets are: no station has a group's or a loopback address
+	if !ofStation(a) {
+		return false // whatever the subnets are
 	}
 	for _, s := range p.cfg.Subnets {
 		if s.Contains(a) {
@@ -51,6 +51,15 @@ func (p *Port) mine(ports *snapshot, a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// ofStation reports whether a station can have a: no group has it, it is not a loopback address or one of the blocks
+// that kernels treat as they please (0/8, 240/4).
+func ofStation(a netip.Addr) bool {
+	if a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) {
+		return false
+	}
+	return !a.Is4In6() && (a.IsGlobalUnicast() || a.IsLinkLocalUnicast())
 }
 
 // edge reports whether a is the network or the broadcast address of an IPv4 subnet: no station's.
