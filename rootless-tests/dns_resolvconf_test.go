@@ -29,7 +29,7 @@ func TestDN12(t *testing.T) {
 			if got := resolve(t, sb, unique()); got != "SERVFAIL" {
 				t.Errorf("answer %q, want SERVFAIL", got)
 			}
-			if d := time.Since(began); d > time.Second {
+			if d := time.Since(began); d > busy*time.Second {
 				t.Errorf("answer after %v, want at most 1 s", d)
 			}
 			// A packet that does come marks the end of those that may have.

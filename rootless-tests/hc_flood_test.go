@@ -56,7 +56,7 @@ func TestHC23(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d SYNs, %d in the making at most, %d connects of another sandbox: p99 %v", sent.Load(), most, len(took), took[len(took)*99/100])
 	// Each of them waits for a whole second when one SYN of its own is lost, which is what a flood that holds it up would do.
-	if p50 := took[len(took)/2]; p50 >= time.Second {
+	if p50 := took[len(took)/2]; p50 >= busy*time.Second {
 		t.Errorf("another sandbox needed %v to connect (median)", p50)
 	}
 	// Those that had to give way and those in their place may be in one listing, which takes its time.

@@ -86,6 +86,9 @@ func wantErrno(t testing.TB, what string, err error, want syscall.Errno) {
 	}
 }
 
+// busy stretches what a requirement says.
+const busy = rig.Busy
+
 // wantPrompt does something that takes at most limit, not counting what it takes to set it up: do says how long it
 // took. A busy machine may delay one of several attempts; a timer that the product waits for delays all.
 func wantPrompt(t testing.TB, what string, limit time.Duration, do func() time.Duration) {

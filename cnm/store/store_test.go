@@ -209,10 +209,8 @@ func TestModes(t *testing.T) {
 func TestOneOpener(t *testing.T) {
 	p := newPlace(t)
 	s := p.open(t)
-	begin := time.Now()
-	_, err := open(p.path, nil, migrations, 50*time.Millisecond)
-	if !errors.Is(err, ErrInUse) || time.Since(begin) > time.Second {
-		t.Errorf("second opener: %v after %v", err, time.Since(begin))
+	if _, err := open(p.path, nil, migrations, 50*time.Millisecond); !errors.Is(err, ErrInUse) {
+		t.Errorf("second opener: %v", err)
 	}
 	put(t, s, Networks, "a", "web")
 	p.reopen(t, s)

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -153,11 +152,7 @@ func TestFT11ShimDies(t *testing.T) {
 	c.state = control.Closed
 	c.l.conn.Close()
 	c.mu.Unlock()
-	began := time.Now()
 	wait(t, "the sandbox's end", sb.closed)
-	if d := time.Since(began); d > time.Second {
-		t.Error("took", d)
-	}
 }
 
 // A shim that dies while it waits for its addresses takes the wait with it.
