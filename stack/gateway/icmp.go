@@ -35,7 +35,7 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 		case g.own[p.Dst] && !g.echoes.Allow(time.Now(), p.MAC):
 			g.drops.Add(drop.ICMPLimit)
 		case g.own[p.Dst]:
-			g.link.inject(f, netProto(p.Src), p.Data)
+			g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
 		case p.Group || p.Dst.IsMulticast():
 			g.drops.Add(drop.NotForUs) // no smurf
 		case g.svc.Ping != nil:
@@ -51,7 +51,7 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 	case p.Is6() && b[0] == icmp6NeighborSol:
 		g.inputSolicitation(f, p, b)
 	case p.Is6() && b[0] == icmp6NeighborAdv:
-		g.link.inject(f, netProto(p.Src), p.Data)
+		g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
 	case p.Is6() && b[0] <= icmp6LastError, !p.Is6() && b[0] == icmp4Unreachable:
 		g.inputError(f, p)
 	default:
@@ -70,7 +70,7 @@ func (g *Gateway) inputSolicitation(f *l2.Frame, p *ip.Packet, b []byte) {
 	target := netip.AddrFrom16([16]byte(b[8:length]))
 	switch {
 	case g.own[target]:
-		g.link.inject(f, netProto(p.Src), p.Data)
+		g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
 	case p.TTL != ndpHopLimit || b[1] != 0:
 		g.drops.Add(drop.IPMalformed) // RFC 4861 §7.1.1: not from this link
 	case g.answersFor(p.Src, target):
@@ -124,7 +124,7 @@ func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
 		g.drops.Add(drop.ICMPUnmatched)
 		return
 	}
-	g.link.inject(f, netProto(p.Src), p.Data)
+	g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
 }
 
 // icmpError answers p with an ICMP error from the gateway's address.

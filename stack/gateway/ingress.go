@@ -111,7 +111,7 @@ func (g *Gateway) inputARP(f *l2.Frame) {
 		g.drops.Add(drop.NotForUs)
 		return
 	}
-	g.link.inject(f, header.ARPProtocolNumber, b)
+	g.link.inject(f, header.ARPProtocolNumber, b, len(b))
 }
 
 // answersFor reports whether the gateway's link address is to be told to who asks from one address for another: for our
@@ -220,10 +220,12 @@ func (g *Gateway) inputTCP(f *l2.Frame, p *ip.Packet) {
 		return
 	}
 	const syn, ack = 0x02, 0x10
-	if flags := p.Payload()[13]; flags&(syn|ack) == syn {
+	segment := p.Payload()
+	if flags := segment[13]; flags&(syn|ack) == syn {
 		g.syns.put(netip.AddrPortFrom(p.Src, src), netip.AddrPortFrom(p.Dst, dst), p.Data)
 	}
-	g.link.inject(f, netProto(p.Src), p.Data)
+	headers := p.HdrLen + min(int(segment[12]>>4)*4, len(segment)) // netstack refuses a bad data offset
+	g.link.inject(f, netProto(p.Src), p.Data, headers)
 }
 
 func (g *Gateway) inputUDP(p *ip.Packet) {

@@ -19,6 +19,9 @@ const (
 	// takeThreshold is the packet size from which a 64 KiB block goes to netstack as it is. Below
 	// it the packet is copied: at most half of a block that waits in a receive queue is then waste.
 	takeThreshold = 32 << 10
+	// splitThreshold is the payload from which headers have a block of their own; see inject. Below it netstack's
+	// copy costs less than a second block.
+	splitThreshold = 512
 )
 
 // linkEndpoint is netstack's view of the bridge. It hands out segments of up to 64 KiB with partial
@@ -186,28 +189,43 @@ func macOf(a tcpip.LinkAddress) (m l2.MAC) {
 	return m
 }
 
-// inject gives netstack one packet of a container. f is its frame, nil for a packet that was put
-// together from several; its block is taken when it is
-// worth it, otherwise the packet is copied.
-func (e *linkEndpoint) inject(f *l2.Frame, proto tcpip.NetworkProtocolNumber, packet []byte) {
-	var view *buffer.View
-	if v, ok := bufView(f); ok && len(packet) >= takeThreshold && f.Buf.Take() {
-		v.CapLength(len(packet))
-		view = v
-	} else {
-		view = buffer.NewViewWithData(packet)
-	}
+// inject gives netstack one packet of a container, of which the first headers bytes are its headers. f is its
+// frame, nil for a packet that was put together from several.
+//
+// netstack holds a view of the IP header while it asks the packet for it again, and then copies the block in which the
+// header is, whole (PacketBuffer.headerView). So the headers get a block of their own, of 64 or 128 bytes: without it
+// every 64 KiB were cleared and copied once more.
+func (e *linkEndpoint) inject(f *l2.Frame, proto tcpip.NetworkProtocolNumber, packet []byte, headers int) {
 	e.mu.RLock()
 	d := e.dispatcher
 	e.mu.RUnlock()
 	if d == nil {
-		view.Release()
 		e.g.drops.Add(drop.QueueFull)
 		return
 	}
-	pkt := gvstack.NewPacketBuffer(gvstack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt := gvstack.NewPacketBuffer(gvstack.PacketBufferOptions{Payload: toBuffer(f, packet, headers)})
 	d.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+// toBuffer makes netstack's memory of a packet. The block of its frame is taken when that is worth it,
+// otherwise the packet is copied.
+func toBuffer(f *l2.Frame, packet []byte, headers int) buffer.Buffer {
+	if len(packet)-headers < splitThreshold {
+		return buffer.MakeWithView(buffer.NewViewWithData(packet))
+	}
+	b := buffer.MakeWithView(buffer.NewViewWithData(packet[:headers]))
+	var payload *buffer.View
+	if v, ok := bufView(f); ok && len(packet) >= takeThreshold && f.Buf.Take() {
+		v.CapLength(len(packet))
+		v.TrimFront(headers)
+		payload = v
+	} else {
+		payload = buffer.NewViewWithData(packet[headers:])
+	}
+	rest := buffer.MakeWithView(payload)
+	b.Merge(&rest)
+	return b
 }
 
 func bufView(f *l2.Frame) (*buffer.View, bool) {
