@@ -106,3 +106,22 @@ func TestSysctlPath(t *testing.T) {
 		}
 	}
 }
+
+// TestUnpaced: a congestion control that paces is replaced, and no other.
+func TestUnpaced(t *testing.T) {
+	for was, want := range map[string]string{"bbr\n": "cubic", "bbr3": "cubic", "cubic\n": "cubic\n", "reno\n": "reno\n", "dctcp\n": "dctcp\n"} {
+		path := filepath.Join(t.TempDir(), "tcp_congestion_control")
+		if err := os.WriteFile(path, []byte(was), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := unpaced(path); err != nil {
+			t.Errorf("unpaced, %q: %v", was, err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("unpaced made %q of %q (%v), want %q", got, was, err, want)
+		}
+	}
+	if err := unpaced(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("unpaced says nothing of a setting that is not there")
+	}
+}
