@@ -31,7 +31,6 @@ const (
 	maxClients = 32
 	// maxPath is what the kernel takes for the path of a socket.
 	maxPath = 107
-	// clientPatience is how long a client may take for its request, and then for reading the answer.
 	clientPatience = 10 * time.Second
 	// acceptPause is between two tries when the system has no room for a client.
 	acceptPause = 100 * time.Millisecond
@@ -101,14 +100,15 @@ type api struct {
 	open map[net.Conn]bool // nil when closed
 }
 
-// serveAPI listens at path, which only its owner may connect to, in place of a socket that was left there.
-func serveAPI(path string, f forwarder, guest netip.Addr, log *slog.Logger) (*api, error) {
+// serveAPI listens at path, which only its owner may connect to, in place of a socket that was left there. patience is
+// how long a client may take for its request, and then for reading the answer.
+func serveAPI(path string, f forwarder, guest netip.Addr, patience time.Duration, log *slog.Logger) (*api, error) {
 	l, err := listenUnix("unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on API socket: %w", err)
 	}
 	a := &api{
-		l: l, f: f, guest: guest, log: log, patience: clientPatience,
+		l: l, f: f, guest: guest, log: log, patience: patience,
 		slots: make(chan struct{}, maxClients), closed: make(chan struct{}), open: map[net.Conn]bool{},
 	}
 	a.wg.Go(a.accept)

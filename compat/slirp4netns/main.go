@@ -154,7 +154,7 @@ func (r *run) start(ctx context.Context) (*session.Session, error) {
 // serve lasts from when the network works to the end.
 func (r *run) serve(s *session.Session, ready *os.File, exit *exitWatch, signals <-chan os.Signal) error {
 	if r.o.apiSocket != "" {
-		a, err := serveAPI(r.o.apiSocket, &forwards{to: s}, addressesOf(r.o.cidr).guest, r.log)
+		a, err := serveAPI(r.o.apiSocket, &forwards{to: s}, addressesOf(r.o.cidr).guest, clientPatience, r.log)
 		if err != nil {
 			return err
 		}

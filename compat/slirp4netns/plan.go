@@ -70,7 +70,7 @@ func plan(o *options) session.Config {
 		GatewayMAC: l2.MAC{0x52, 0x55, gw[0], gw[1], gw[2], gw[3]},
 		Autoconf:   spec.Autoconf{Lease: a.lease},
 		// The original lets all of them through.
-		Policy:    spec.Policy{HostLoopback: !o.noHostLoopback, Metadata: true},
+		Policy:    spec.Policy{HostLoopback: !o.noHostLoopback, HostUnreachable: true, Metadata: true},
 		Outbound4: o.out4, Outbound6: o.out6,
 		Limits: spec.Limits{TCPFlows: flows},
 	}

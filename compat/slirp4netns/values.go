@@ -38,7 +38,7 @@ func parseCIDR(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, errors.New("CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24")
 	}
 	// The original goes on with these, and nothing works then.
-	for _, reserved := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"} {
+	for _, reserved := range []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"} {
 		if p.Overlaps(netip.MustParsePrefix(reserved)) {
 			return netip.Prefix{}, fmt.Errorf("invalid network address: %s: it overlaps %s, which no network may have", m[1], reserved)
 		}
