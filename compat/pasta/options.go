@@ -124,7 +124,10 @@ func Parse(args []string) (*Options, error) {
 	if err := r.o.target(p.Args()); err != nil {
 		return nil, err
 	}
-	return r.o, r.o.settle()
+	if err := r.o.settle(); err != nil {
+		return nil, err
+	}
+	return r.o, nil
 }
 
 // reader goes through the options; some depend on those before.

@@ -88,10 +88,10 @@ func (r *runner) target() (session.Target, error) {
 
 // serve opens the ports that are not open yet, and the configuration socket.
 func (r *runner) serve(ctx context.Context, n network, in shim.Namespace) error {
-	make := func(ctx context.Context, wanted []plumb.Socket) ([]*os.File, error) {
+	sockets := func(ctx context.Context, wanted []plumb.Socket) ([]*os.File, error) {
 		return shim.Sockets(ctx, in, wanted)
 	}
-	p, err := startPorts(ctx, n, make, r.in, r.out, r.log)
+	p, err := startPorts(ctx, n, sockets, kernelSides(sockets), r.in, r.out, r.log)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,8 @@ type ports struct {
 	net     network
 	sockets makeSockets
 	log     *slog.Logger
-	changed chan struct{}  // of one element: the tables are others
+	changed chan struct{} // of one element: the tables are others
+	sides   sides
 	wg      sync.WaitGroup // scan
 	stop    context.CancelFunc
 
@@ -39,16 +40,42 @@ type ports struct {
 	// in and out are what is wanted, open is what there is.
 	in, out forward.Table
 	open    map[portfwd.Spec]bool
-	host    *listener // both nil while no rule looks who listens
-	inside  *listener
+	host    lookout // both nil while no rule looks who listens
+	inside  lookout
 	failed  map[portfwd.Spec]bool // could not be opened, and it was said
+}
+
+// lookout tells who listens in one network namespace.
+type lookout interface {
+	ports(forward.Proto) (bound, error)
+	close()
+}
+
+// sides make the two lookouts.
+type sides struct {
+	host   func() (lookout, error)
+	inside func(context.Context) (lookout, error)
+}
+
+// kernelSides ask the kernel, by a socket of the host and by one that is made in the namespace.
+func kernelSides(sockets makeSockets) sides {
+	return sides{
+		host: func() (lookout, error) { return hostListener() },
+		inside: func(ctx context.Context) (lookout, error) {
+			files, err := sockets(ctx, []plumb.Socket{{Network: plumb.SockDiag}})
+			if err != nil {
+				return nil, err
+			}
+			return newListener(files[0]), nil
+		},
+	}
 }
 
 // startPorts opens what is missing and begins to look who listens, if a rule needs it. The ports of fixedSpecs(in) are
 // open already. An error of a rule that is not best effort is one of the start.
-func startPorts(ctx context.Context, n network, sockets makeSockets, in, out forward.Table, log *slog.Logger) (*ports, error) {
+func startPorts(ctx context.Context, n network, sockets makeSockets, look sides, in, out forward.Table, log *slog.Logger) (*ports, error) {
 	p := &ports{
-		net: n, sockets: sockets, log: log, changed: make(chan struct{}, 1),
+		net: n, sockets: sockets, sides: look, log: log, changed: make(chan struct{}, 1),
 		open: map[portfwd.Spec]bool{}, failed: map[portfwd.Spec]bool{},
 	}
 	specs, err := fixedSpecs(&in)
@@ -77,7 +104,7 @@ func (p *ports) close() {
 }
 
 func (p *ports) closeListeners() {
-	for _, l := range []*listener{p.host, p.inside} {
+	for _, l := range []lookout{p.host, p.inside} {
 		if l != nil {
 			l.close()
 		}
@@ -304,11 +331,11 @@ func (l *looker) inside(r forward.Rule) (bound, error) {
 		return *b, nil
 	}
 	if l.p.inside == nil {
-		files, err := l.p.sockets(l.ctx, []plumb.Socket{{Network: plumb.SockDiag}})
+		inside, err := l.p.sides.inside(l.ctx)
 		if err != nil {
 			return nil, err
 		}
-		l.p.inside = newListener(files[0])
+		l.p.inside = inside
 	}
 	found, err := l.p.inside.ports(r.Proto)
 	*b = l.p.without(found, r.Proto, true)
@@ -325,7 +352,7 @@ func (l *looker) host(r forward.Rule) (bound, error) {
 		return *b, nil
 	}
 	if l.p.host == nil {
-		h, err := hostListener()
+		h, err := l.p.sides.host()
 		if err != nil {
 			return nil, err
 		}
