@@ -98,9 +98,18 @@ func BenchmarkFlowTable(b *testing.B) {
 	u := NewUDP(Env{Emit: &counter{}}, mustPolicy(b, n, nil), n)
 	defer u.Close()
 	p := datagram{from: a1, to: "203.0.113.1:9"}.packet(b)
-	key := netip.MustParseAddrPort(a1)
-	for b.Loop() {
-		f := u.s.flow(p, key, idleLong, false)
-		f.sent(p, netip.MustParseAddrPort("203.0.113.1:9"), netip.MustParseAddr("203.0.113.1"))
+	key, dst := netip.MustParseAddrPort(a1), netip.MustParseAddrPort("203.0.113.1:9")
+	peer := dst.Addr()
+	for _, batch := range []int{1, 32} {
+		b.Run(fmt.Sprintf("batch%d", batch), func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				f := u.s.flow(p, key, idleLong, false)
+				f.sent(p, dst, peer)
+				if n++; n%batch == 0 {
+					u.Flush()
+				}
+			}
+		})
 	}
 }

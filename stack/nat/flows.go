@@ -72,8 +72,12 @@ type flows struct {
 	stop chan struct{}
 	wg   sync.WaitGroup // the expiry goroutine and every receiver
 
-	mu      sync.Mutex // guards what follows
-	table   *table[*flow]
+	mu    sync.Mutex // guards what follows
+	table *table[*flow]
+	// hot is the flow that was counted last in the present batch of packets, and clock the time of the batch: a
+	// train of datagrams looks at neither the table nor the clock but once. Zero between batches, and always for Ping.
+	hot     *entry[*flow]
+	clock   time.Time
 	sleepTo time.Time // when the expiry goroutine looks next
 	// expiring says that there is an expiry goroutine; a Network that nobody uses has none.
 	expiring bool
@@ -103,11 +107,18 @@ func newFlows(env Env, what string, pool *quota.Pool, p *Policy, n spec.Network,
 // an outbound datagram of it. mapped says that p is for the host itself. It returns nil when there can be none; p is
 // then counted and answered.
 func (s *flows) flow(p *ip.Packet, key netip.AddrPort, class idleClass, mapped bool) *flow {
-	now := time.Now()
 	place, device := s.place(key, mapped)
 	s.mu.Lock()
+	if e := s.hot; e != nil && e.key == place && e.class >= class {
+		s.mu.Unlock()
+		return e.value
+	}
+	now := s.nowLocked(p)
 	if e := s.table.get(place); e != nil {
 		s.table.touch(now, e, class)
+		if !s.clock.IsZero() {
+			s.hot = e
+		}
 		s.mu.Unlock()
 		return e.value
 	}
@@ -153,6 +164,24 @@ func (s *flows) place(key netip.AddrPort, mapped bool) (place netip.AddrPort, de
 		return netip.AddrPortFrom(netip.AddrFrom16(a.As16()), key.Port()), ""
 	}
 	return netip.AddrPortFrom(a.WithZone("host"), key.Port()), ""
+}
+
+// nowLocked is the time, of UDP's whole batch if it has been asked for. To ask costs as much as the rest of flow.
+func (s *flows) nowLocked(p *ip.Packet) time.Time {
+	if p.Proto != ip.UDP {
+		return time.Now() // pings come one by one and nobody says when their batch ends
+	}
+	if s.clock.IsZero() {
+		s.clock = time.Now()
+	}
+	return s.clock
+}
+
+// endBatch forgets what holds for a batch of packets.
+func (s *flows) endBatch() {
+	s.mu.Lock()
+	s.hot, s.clock = nil, time.Time{}
+	s.mu.Unlock()
 }
 
 // insert puts a new flow into the table. Another goroutine may have been faster with the same key or
@@ -310,6 +339,7 @@ func (s *flows) expire() {
 func (s *flows) collect(now time.Time) (dead []*flow, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hot = nil // it may be among the dead
 	for e := s.table.expire(now); e != nil; e = s.table.expire(now) {
 		dead = append(dead, e.value)
 	}
@@ -340,7 +370,7 @@ func (s *flows) hostChanged() {
 func (s *flows) close() {
 	s.mu.Lock()
 	first := !s.closed
-	s.closed = true
+	s.closed, s.hot = true, nil
 	var all []*flow
 	for _, e := range s.table.flows {
 		all = append(all, e.value)

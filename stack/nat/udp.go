@@ -96,6 +96,7 @@ func (u *UDP) markDirty(f *flow) {
 
 // Flush sends what waits. Whoever calls Input calls it at the end of each batch of packets.
 func (u *UDP) Flush() {
+	u.s.endBatch()
 	for {
 		u.dirtyMu.Lock()
 		f := u.dirty
