@@ -20,6 +20,7 @@ type VecReader struct {
 
 	park, unpark func()
 	parked       bool
+	waited       bool
 }
 
 // NewVecReader makes a reader of n slices for f, which is non-blocking and known to the poller.
@@ -36,6 +37,7 @@ func NewVecReader(f *os.File, n int) (*VecReader, error) {
 		if r.err != unix.EAGAIN {
 			return true
 		}
+		r.waited = true
 		if r.park != nil {
 			r.park()
 			r.parked = true
@@ -67,6 +69,7 @@ func (r *VecReader) Set(i int, b []byte) {
 
 // Read waits for a record and reads it. After the file is closed it returns os.ErrClosed.
 func (r *VecReader) Read() (int, error) {
+	r.waited = false
 	err := r.rc.Read(r.waitFn)
 	r.resume()
 	if err != nil {
@@ -74,6 +77,9 @@ func (r *VecReader) Read() (int, error) {
 	}
 	return r.result()
 }
+
+// Waited reports whether the last Read had to wait.
+func (r *VecReader) Waited() bool { return r.waited }
 
 // TryRead reads a record if there is one and returns syscall.EAGAIN if there is none.
 func (r *VecReader) TryRead() (int, error) {

@@ -239,12 +239,12 @@ func TestVecReaderParks(t *testing.T) {
 		}
 	}
 	write("1")
-	if n, err := r.Read(); n != 1 || err != nil || len(order) != 0 {
-		t.Fatalf("read %d, %v, %v", n, err, order)
+	if n, err := r.Read(); n != 1 || err != nil || len(order) != 0 || r.Waited() {
+		t.Fatalf("read %d, %v, %v, waited %v", n, err, order, r.Waited())
 	}
 	go func() { <-parked; b.WriteString("22") }()
-	if n, err := r.Read(); n != 2 || err != nil || string(buf[:2]) != "22" {
-		t.Fatalf("read %d, %v", n, err)
+	if n, err := r.Read(); n != 2 || err != nil || string(buf[:2]) != "22" || !r.Waited() {
+		t.Fatalf("read %d, %v, waited %v", n, err, r.Waited())
 	}
 	if _, err := r.TryRead(); err != unix.EAGAIN {
 		t.Fatalf("try: %v", err)
