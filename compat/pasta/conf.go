@@ -8,11 +8,11 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/compat/pasta/forward"
 	"github.com/usernet/usernet/compat/pesto"
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // The configuration socket (-c), by which pesto changes ports.
@@ -44,8 +44,9 @@ func listenConf(path string) (*net.UnixListener, error) {
 	if c, err := net.DialUnix("unix", nil, addr); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("UNIX domain socket %s already in use", path)
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		_ = os.Remove(path)
+	}
+	if err := sys.FreeSocketPath(path); err != nil {
+		return nil, fmt.Errorf("Couldn't open control socket %s: %w", path, err)
 	}
 	l, err := net.ListenUnix("unix", addr)
 	if err != nil {

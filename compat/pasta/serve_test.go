@@ -208,6 +208,12 @@ func TestFixedPorts(t *testing.T) {
 	}
 }
 
+// pass lets time go by in a bubble, until all is quiet again.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
 // TestAuto: ports follow who listens on the other side, and never who listens for us.
 func TestAuto(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -218,7 +224,7 @@ func TestAuto(t *testing.T) {
 		}
 		r.want(t, "80:80/tcp") // 40000 is ephemeral
 		r.host.listen(80, 7001)
-		step := func() { time.Sleep(scanEvery + scanEvery/2); synctest.Wait() }
+		step := func() { pass(scanEvery + scanEvery/2) }
 		step()
 		r.want(t, "80:80/tcp, reverse 127.0.0.1:7001:7001/tcp, reverse [::1]:7001:7001/tcp")
 		r.inside.listen(80, 7001, 443) // 7001 is our own
@@ -248,14 +254,13 @@ func TestQuiet(t *testing.T) {
 		if err := r.start(t, "-t 22"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(100 * scanEvery)
+		pass(100 * scanEvery)
 		in, out := rules(t, "-t auto")
 		if err := r.p.set(t.Context(), in, out); err != nil {
 			t.Fatal(err)
 		}
 		before := r.inside.looks()
-		time.Sleep(10*scanEvery + scanEvery/2)
-		synctest.Wait()
+		pass(10*scanEvery + scanEvery/2)
 		if n := r.inside.looks() - before; n != 10 || r.host.looks() != 0 {
 			t.Errorf("looked %d times inside in 10 s, and %d times on the host", n, r.host.looks())
 		}
@@ -264,7 +269,7 @@ func TestQuiet(t *testing.T) {
 			t.Fatal(err)
 		}
 		before = r.inside.looks()
-		time.Sleep(100 * scanEvery)
+		pass(100 * scanEvery)
 		if n := r.inside.looks() - before; n != 0 {
 			t.Errorf("looked %d times for nobody", n)
 		}
@@ -336,17 +341,15 @@ func TestInsideIsNotTriedForEver(t *testing.T) {
 		if err := r.start(t, "-T auto"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * scanEvery)
-		synctest.Wait()
+		pass(20 * scanEvery)
 		if r.net.asked != 2 { // one for each loopback address
 			t.Errorf("asked %d times", r.net.asked)
 		}
 		r.host.listen()
-		time.Sleep(2 * scanEvery)
+		pass(2 * scanEvery)
 		r.net.refuse = nil
 		r.host.listen(7000)
-		time.Sleep(2 * scanEvery)
-		synctest.Wait()
+		pass(2 * scanEvery)
 		r.want(t, "reverse 127.0.0.1:7000:7000/tcp, reverse [::1]:7000:7000/tcp")
 	})
 }
