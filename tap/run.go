@@ -90,6 +90,7 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 		}
 		b.flush(input)
 		idle()
+		sys.Linger(taken)
 		if full {
 			// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
 			sys.Yield()

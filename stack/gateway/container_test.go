@@ -303,7 +303,11 @@ func newOutside(t testing.TB) *outside {
 }
 
 func (o *outside) dial(ctx context.Context, network string, _ netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
-	return hostDialer("")(ctx, network, netip.Addr{}, o.l.Addr().(*net.TCPAddr).AddrPort())
+	c, err := new(net.Dialer).DialContext(ctx, network, o.l.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 func (o *outside) accept(t testing.TB) *net.TCPConn {

@@ -2,50 +2,175 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// hostDialer returns the Dial of the real world, by one interface of the host unless device is empty.
+// # Dialling
+//
+// A connection to the outside is a descriptor and nothing else: net.Dialer and net.TCPConn would add seven system
+// calls and 1.5 KiB to each, and their calls wake the runtime's monitor (see quiet_linux.go). A server
+// on this host has answered when connect returns, which a second connect tells, so that nothing waits for it.
 //
 // A local port is chosen by connect and not by bind. bind does not know the destination: it takes a port that
-// no other socket has, so 28 000 connections to one server would leave none for the others. Hence not
-// Dialer.DialTCP, which binds even when it is given no address.
-func hostDialer(device string) DialFunc {
-	return func(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-		d := net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
-		}
-		if from.IsValid() {
-			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
-		}
-		if from.IsValid() || device != "" {
-			d.Control = func(_, _ string, c syscall.RawConn) error { return bindTo(c, from.IsValid(), device) }
-		}
-		c, err := d.DialContext(ctx, network, to.String())
-		if err != nil {
-			return nil, err
-		}
-		return c.(*net.TCPConn), nil
-	}
+// no other socket has, so 28 000 connections to one server would leave none for the others.
+
+// outbound says by what a connection leaves the host: an address of it, an interface, or as the kernel chooses where
+// they are zero.
+type outbound struct {
+	from   netip.Addr
+	device string
 }
 
-// bindTo makes bind take the address only (ip(7), Linux 4.2; the option is of IPv6 sockets too), and binds to a
-// device unless it is empty. Since Linux 5.7 that needs no privilege.
-func bindTo(c syscall.RawConn, addr bool, device string) error {
-	var err error
-	if cerr := c.Control(func(fd uintptr) {
-		if addr {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-		}
-		if err == nil && device != "" {
-			err = unix.BindToDevice(int(fd), device)
-		}
-	}); cerr != nil {
-		return cerr
+// dialHost connects to an address of the outside. The socket is non-blocking and the caller's.
+func dialHost(ctx context.Context, by outbound, to netip.AddrPort) (fd int, err error) {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	family := uintptr(unix.AF_INET)
+	if to.Addr().Is6() {
+		family = unix.AF_INET6
 	}
-	return err
+	s, _, errno := unix.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if errno != 0 {
+		return -1, fmt.Errorf("dial %s: create socket: %w", to, errno)
+	}
+	fd = int(s)
+	if err = by.bind(fd); err == nil {
+		err = connectSocket(ctx, fd, to)
+	}
+	if err == nil {
+		err = setHostOptions(fd)
+	}
+	if err != nil {
+		closeSocket(fd)
+		return -1, fmt.Errorf("dial %s: %w", to, err)
+	}
+	return fd, nil
+}
+
+// connectSocket connects fd and waits until it is.
+func connectSocket(ctx context.Context, fd int, to netip.AddrPort) error {
+	var a sockaddr
+	a.set(to)
+	errno := a.call(unix.SYS_CONNECT, fd)
+	if errno == unix.EINPROGRESS {
+		errno = a.call(unix.SYS_CONNECT, fd)
+	}
+	switch errno {
+	case 0, unix.EISCONN:
+		return nil
+	case unix.EALREADY, unix.EINPROGRESS, unix.EINTR:
+		return awaitConnected(ctx, fd, &a)
+	}
+	return errno
+}
+
+// awaitConnected waits in the runtime's poller, for which os needs a descriptor of its own: it closes what it is
+// given.
+func awaitConnected(ctx context.Context, fd int, a *sockaddr) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(own), "dial")
+	defer f.Close()
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { f.SetWriteDeadline(past) })()
+	var errno syscall.Errno
+	err = rc.Write(func(fd uintptr) bool {
+		errno = a.call(unix.SYS_CONNECT, int(fd))
+		return errno != unix.EALREADY && errno != unix.EINPROGRESS && errno != unix.EINTR
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	case errno != 0 && errno != unix.EISCONN:
+		return errno
+	}
+	return nil
+}
+
+// setHostOptions: a relay has nothing to gain from Nagle's algorithm, and looks for peers that vanished.
+func setHostOptions(fd int) error {
+	return errors.Join(
+		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepaliveIdle.Seconds())),
+		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepaliveInterval.Seconds())),
+		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepaliveCount),
+	)
+}
+
+// bind makes bind take the address only (ip(7), Linux 4.2; the option is of IPv6 sockets too). Binding to a device needs
+// no privilege since Linux 5.7.
+func (by outbound) bind(fd int) error {
+	if by.from.IsValid() {
+		if err := setsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+			return fmt.Errorf("bind to %s: %w", by.from, err)
+		}
+		var a sockaddr
+		a.set(netip.AddrPortFrom(by.from, 0))
+		if errno := a.call(unix.SYS_BIND, fd); errno != 0 {
+			return fmt.Errorf("bind to %s: %w", by.from, errno)
+		}
+	}
+	if by.device != "" {
+		if err := unix.BindToDevice(fd, by.device); err != nil {
+			return fmt.Errorf("bind to interface %s: %w", by.device, err)
+		}
+	}
+	return nil
+}
+
+// sockaddr is a sockaddr_in or sockaddr_in6.
+type sockaddr struct {
+	b [unix.SizeofSockaddrInet6]byte
+	n uintptr
+}
+
+func (a *sockaddr) set(to netip.AddrPort) {
+	if to.Addr().Is4() {
+		s := (*unix.RawSockaddrInet4)(unsafe.Pointer(&a.b))
+		*s = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr().As4()}
+		a.n = unix.SizeofSockaddrInet4
+	} else {
+		s := (*unix.RawSockaddrInet6)(unsafe.Pointer(&a.b))
+		*s = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: to.Addr().As16()}
+		a.n = unix.SizeofSockaddrInet6
+	}
+	a.b[2], a.b[3] = byte(to.Port()>>8), byte(to.Port())
+}
+
+func (a *sockaddr) call(trap uintptr, fd int) syscall.Errno {
+	_, _, errno := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&a.b)), a.n)
+	return errno
+}
+
+// adopt takes over a connection as a bare socket.
+func adopt(c *net.TCPConn) (fd int, err error) {
+	defer c.Close()
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return -1, fmt.Errorf("take over connection: %w", err)
+	}
+	if cerr := rc.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return -1, fmt.Errorf("take over connection: %w", err)
+	}
+	return fd, nil
 }

@@ -22,23 +22,22 @@ func TestDialHost(t *testing.T) {
 		if row.from != "" {
 			from = netip.MustParseAddr(row.from)
 		}
-		c, err := hostDialer("")(t.Context(), "tcp", from, l.Addr().(*net.TCPAddr).AddrPort())
+		fd, err := dialHost(t.Context(), outbound{from: from}, l.Addr().(*net.TCPAddr).AddrPort())
 		if err != nil {
 			t.Fatalf("dial %s from %q: %v", row.listen, row.from, err)
 		}
-		defer c.Close()
-		if got := c.LocalAddr().(*net.TCPAddr).AddrPort().Addr(); from.IsValid() && got != from {
-			t.Errorf("connection comes from %v, want %v", got, from)
-		}
-		rc, err := c.SyscallConn()
+		defer closeSocket(fd)
+		c, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc.Control(func(fd uintptr) {
-			v, err := unix.GetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT)
-			if want := from.IsValid(); err != nil || (v != 0) != want {
-				t.Errorf("dial from %q: IP_BIND_ADDRESS_NO_PORT is %d, %v; want %v", row.from, v, err, want)
-			}
-		})
+		defer c.Close()
+		if got := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); from.IsValid() && got != from {
+			t.Errorf("connection comes from %v, want %v", got, from)
+		}
+		v, err := unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT)
+		if want := from.IsValid(); err != nil || (v != 0) != want {
+			t.Errorf("dial from %q: IP_BIND_ADDRESS_NO_PORT is %d, %v; want %v", row.from, v, err, want)
+		}
 	}
 }

@@ -19,8 +19,8 @@
 //
 // # Relay
 //
-// A TCP flow is two goroutines (relay.go). Towards the host the payload is written to the socket
-// straight from netstack's segments, by writev, without holding the endpoint's lock; towards the
+// The flows of a gateway share two goroutines (carrier_linux.go, relay.go). Towards the host the payload is written to the socket
+// straight from netstack's segments, by sendmsg, without holding the endpoint's lock; towards the
 // container netstack reads straight from the socket into the memory of the segment it will send.
 // Each byte is copied twice by the kernel on each side and never by us.
 //
@@ -33,8 +33,8 @@
 // # Concurrency
 //
 // Output, EmitIP and WritePackets are called by many goroutines. No lock of ours is held across a
-// call into the bridge, netstack or the kernel. Goroutines: one per SYN while it is dialled, two per
-// TCP flow, one for the name server's TCP listener; Close aborts and waits for all of them.
+// call into the bridge, netstack or the kernel. Goroutines: one per SYN while it is dialled, two of
+// the carrier, one for the name server's TCP listener; Close aborts and waits for all of them.
 //
 // # Standards
 //

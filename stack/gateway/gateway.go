@@ -127,15 +127,13 @@ type Services struct {
 
 // Gateway is one Network's router. It is an l2.Port; attach it to the bridge as a trusted port.
 type Gateway struct {
-	cfg   Config
-	svc   Services
-	drops *drop.Counters
-	log   *slog.Logger
-	stack *gvstack.Stack
-	link  *linkEndpoint
-	// outside dials, by family, what is not the host itself.
-	outside [2]DialFunc
-	linkLL  netip.Addr // our link-local address, invalid without IPv6
+	cfg    Config
+	svc    Services
+	drops  *drop.Counters
+	log    *slog.Logger
+	stack  *gvstack.Stack
+	link   *linkEndpoint
+	linkLL netip.Addr // our link-local address, invalid without IPv6
 
 	// Fixed after New: gateway, DNS and link-local addresses, and where the name server answers.
 	own      map[netip.Addr]bool
@@ -151,6 +149,7 @@ type Gateway struct {
 	handshakeLimit int // of one container
 	flowLimit      int // of one container
 	flows          *flowCount
+	carriers       carriers
 	trimming       atomic.Bool // see endFlow
 
 	ctx     context.Context
@@ -173,13 +172,8 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Shared == nil {
 		cfg.Shared = NewShared(nil)
 	}
-	outside := [2]DialFunc{cfg.Dial, cfg.Dial}
-	if cfg.Dial == nil {
-		cfg.Dial = hostDialer("")
-		outside = [2]DialFunc{hostDialer(cfg.Spec.OutboundDevice4), hostDialer(cfg.Spec.OutboundDevice6)}
-	}
 	g := &Gateway{
-		cfg: cfg, outside: outside, drops: cfg.Drops, log: cfg.Log,
+		cfg: cfg, drops: cfg.Drops, log: cfg.Log,
 		own:            make(map[netip.Addr]bool),
 		handshakes:     cfg.Shared.handshakes,
 		handshakeLimit: orDefault(cfg.Spec.Limits.TCPHandshakes, defaultHandshakes),
@@ -322,6 +316,7 @@ func (g *Gateway) Close() error {
 	for _, l := range g.dnsListeners {
 		l.Close()
 	}
+	g.carriers.stop()
 	g.wg.Wait()
 	g.reasm.close()
 	g.stack.Close()

@@ -1,157 +1,267 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
 	"sync"
-	"syscall"
+	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/l2"
 )
 
-// flow joins a netstack endpoint (the container's side) and a host socket.
+// flow joins a netstack endpoint (the container's side) and a host socket. It has no goroutine of its own; those
+// of the carrier work on it.
 //
 // # Theory of operation
 //
-// up carries container to host. Read with Peek lists the queued segments' memory; writev sends it
-// to the socket with no lock held; a second Read consumes exactly what was written, which is what
+// up carries container to host. Read with Peek lists the queued segments' memory; the socket is given
+// it with no lock of netstack held; a second Read consumes exactly what was written, which is what
 // opens the container's window. The memory stays valid between the two because netstack frees
 // queued segments only when they are read or when the endpoint is closed, and the endpoint is
-// closed only after both goroutines ended. That order must not change: it is what keeps one
+// closed only by finish and kill, under mu. That must not change: it is what keeps one
 // container's bytes out of another's connection.
 //
 // down carries host to container. It asks the socket how much there is and lets netstack read that
 // much straight into the memory of a new segment (tcpip.Payloader).
 //
+// Both go on until there is nothing to move, no room for it, or the turn is over. What makes it possible to go on is news: of
+// the socket by epoll, of the endpoint by its waiter queue. News may be told at any time and more
+// often than it is true.
+//
 // # States
 //
 //	         EOF from container                 EOF from host
-//	open ──────────────────────► up ended ──────────────────────► closed: Close, FINs went out
+//	open ──────────────────────► up ended ──────────────────────► over: Close, FINs went out
 //	  │                          down ended ◄── the other order
-//	  └── reset or error on either side ──► killed: RST to both
+//	  └── reset or error on either side ──► over, killed: RST to both
 //
-// Each direction ends on its own (half-close). kill is the only way to interrupt the other one: it
-// resets the host socket, which unblocks both its reads and writes, and closes done.
-type flow struct {
-	wq   waiter.Queue
-	ep   tcpip.Endpoint
-	conn *net.TCPConn
-
-	once   sync.Once
-	done   chan struct{} // closed by kill
-	killed bool          // written in once, read when both directions have ended
-
-	downEnded chan struct{} // closed when down returns
-	source    socketSource
-}
-
-// gatherBytes bounds one writev. More would only delay the window update to the container.
-const gatherBytes = 256 << 10
-
-// run relays until both directions have ended and the flow's resources are free. ctx kills the flow
-// when it ends. The caller's goroutine becomes that of up, so that a flow costs two and no third that
-// only waits.
-func (f *flow) run(ctx context.Context, ep tcpip.Endpoint, conn *net.TCPConn) {
-	f.ep, f.conn = ep, conn
-	f.done = make(chan struct{})
-	f.downEnded = make(chan struct{})
-	unhook := context.AfterFunc(ctx, f.kill)
-	go f.down()
-	f.up()
-	<-f.downEnded
-	if !unhook() {
-		<-f.done // kill is on its way, or was
-	}
-	if f.killed {
-		f.ep.Abort()
-		return
-	}
-	f.conn.Close()
-	f.ep.Close()
-}
-
-// kill resets both sides. It is safe to call from any goroutine, more than once.
-func (f *flow) kill() {
-	f.once.Do(func() {
-		f.killed = true
-		reset(f.conn)
-		close(f.done)
-	})
-}
-
-// up relays container to host until EOF or error.
-func (f *flow) up() {
-	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
-	f.wq.EventRegister(&entry)
-	defer f.wq.EventUnregister(&entry)
-	rc, err := f.conn.SyscallConn()
-	if err != nil {
-		f.kill()
-		return
-	}
-	for {
-		err := f.upOnce(rc)
-		switch err.(type) {
-		case nil:
-			continue
-		case *tcpip.ErrWouldBlock:
-			select {
-			case <-ready:
-			case <-f.done:
-				return
-			}
-		case *tcpip.ErrClosedForReceive:
-			if f.conn.CloseWrite() != nil {
-				f.kill()
-			}
-			f.watch(ready)
-			return
-		default:
-			f.kill()
-			return
-		}
-	}
-}
-
-// upOnce relays what the container has sent by now. Its memory is borrowed, so that a flow that waits has
-// none of it on its stack.
-func (f *flow) upOnce(rc syscall.RawConn) tcpip.Error {
-	g := gathers.Get().(*gather)
-	defer g.release()
-	if _, err := f.ep.Read(g, tcpip.ReadOptions{Peek: true}); err != nil {
-		return err
-	}
-	if !g.writeQuietly(rc) {
-		g.bufs = g.parts
-		if _, err := g.bufs.WriteTo(f.conn); err != nil {
-			return &tcpip.ErrConnectionReset{}
-		}
-	}
-	consume := discard(g.n)
-	_, err := f.ep.Read(&consume, tcpip.ReadOptions{})
-	return err
-}
-
-// watch stays after the container's FIN, while down still carries data: a reset from the container
+// Each direction ends on its own (half-close). After the container's FIN up still looks at the endpoint, because a reset
 // would otherwise go unnoticed until the host sends something.
-func (f *flow) watch(ready <-chan struct{}) {
-	for {
-		select {
-		case <-ready:
-		case <-f.done:
-			return
-		case <-f.downEnded:
-			return
-		}
+type flow struct {
+	wq    waiter.Queue
+	entry waiter.Entry // of the flow in wq
+	ep    tcpip.Endpoint
+	fd    int // the host socket, non-blocking; closed under mu
+	c     *carrier
+	g     *Gateway
+	owner l2.MAC        // who is charged
+	done  chan struct{} // nil, or closed when the flow is over
+
+	// Guarded by c.mu.
+	next    *flow
+	queued  bool
+	pending news
+
+	news atomic.Uint32 // not yet acted on
+
+	mu       sync.Mutex
+	up, down direction // guarded by mu
+	hostEnd  bool      // guarded by mu; the host sent FIN or RST, perhaps behind data
+	over     bool      // guarded by mu; the socket is closed and the endpoint too
+	source   socketSource
+}
+
+// direction is the state of one direction of a flow.
+type direction uint8
+
+const (
+	flowing   direction = iota // goes on when there is something to move
+	throttled                  // what there is found no room
+	ended
+)
+
+// news is what a flow is told, as a set.
+type news uint32
+
+const (
+	newsContainerData news = 1 << iota // or its end, or an error
+	newsContainerRoom
+	newsHostData // or its end
+	newsHostRoom
+	newsHostEnd    // FIN or an error
+	newsHostUrgent // an urgent byte came
+	newsKill       // reset both sides
+)
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
+// gatherBytes bounds one write to a socket. More would only delay the window update to the container.
+const gatherBytes = turnBytes
+
+// start begins to relay between ep and the host socket, of which it takes hold. When the flow is over it is
+// counted so at the gateway and done, if any, is closed.
+func (f *flow) start(ep tcpip.Endpoint) {
+	f.ep = ep
+	f.entry.Init(f, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
+	f.wq.EventRegister(&f.entry)
+	if !f.c.add(f) {
+		f.g.drops.Add(drop.SocketError)
+		f.work(newsKill)
+		return
+	}
+	f.work(newsContainerData | newsHostData) // what came before
+}
+
+// NotifyEvent implements waiter.EventListener. netstack may hold the endpoint's lock.
+func (f *flow) NotifyEvent(m waiter.EventMask) {
+	var n news
+	if m&(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
+		n |= newsContainerData
+	}
+	if m&(waiter.WritableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
+		n |= newsContainerRoom
+	}
+	f.c.ready(f, n)
+}
+
+// work acts on news and returns how many bytes it moved. When another goroutine is at it, that one
+// acts on it.
+func (f *flow) work(n news) (moved int) {
+	f.news.Or(uint32(n))
+	for f.news.Load() != 0 && f.mu.TryLock() {
+		moved += f.step(news(f.news.Swap(0)))
+		f.mu.Unlock()
+	}
+	return moved
+}
+
+// step acts on news. f.mu is held.
+func (f *flow) step(n news) (moved int) {
+	if f.over {
+		return 0
+	}
+	if n&newsKill != 0 {
+		f.kill()
+		return 0
+	}
+	if n&newsHostEnd != 0 {
+		f.hostEnd = true
+	}
+	if n&newsHostUrgent != 0 {
+		inlineUrgent(f.fd)
+	}
+	if n&newsContainerData != 0 || n&newsHostRoom != 0 && f.up == throttled {
+		moved += f.relayUp()
+	}
+	if !f.over && (n&newsHostData != 0 || n&newsContainerRoom != 0 && f.down == throttled) {
+		moved += f.relayDown()
+	}
+	if !f.over && f.up == ended && f.down == ended {
+		f.finish()
+	}
+	return moved
+}
+
+// relayUp moves container to host. f.mu is held.
+func (f *flow) relayUp() (moved int) {
+	if f.up == ended {
 		_, err := f.ep.Read(io.Discard, tcpip.ReadOptions{Peek: true})
 		if _, eof := err.(*tcpip.ErrClosedForReceive); err != nil && !eof {
 			f.kill()
-			return
+		}
+		return 0
+	}
+	for moved < turnBytes {
+		n, err := f.upOnce()
+		moved += n
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			return moved
+		case *tcpip.ErrClosedForReceive:
+			f.up = ended
+			if shutdownWrite(f.fd) != nil {
+				f.kill()
+			}
+			return moved
+		default:
+			f.kill()
+			return moved
 		}
 	}
+	f.c.ready(f, newsContainerData)
+	return moved
+}
+
+// upOnce relays what the container has sent by now. Its memory is borrowed, so that a flow that waits has none.
+func (f *flow) upOnce() (int, tcpip.Error) {
+	g := gathers.Get().(*gather)
+	defer g.release()
+	if _, err := f.ep.Read(g, tcpip.ReadOptions{Peek: true}); err != nil {
+		return 0, err
+	}
+	f.up = flowing
+	n, err := g.send(f.fd)
+	switch {
+	case err == errNoRoom:
+		f.up = throttled
+		return 0, &tcpip.ErrWouldBlock{}
+	case err != nil:
+		return 0, &tcpip.ErrConnectionReset{}
+	}
+	consume := discard(n)
+	_, terr := f.ep.Read(&consume, tcpip.ReadOptions{})
+	return n, terr
+}
+
+// relayDown moves host to container. f.mu is held.
+func (f *flow) relayDown() (moved int) {
+	if f.down == ended {
+		return 0
+	}
+	moved, state := f.pump()
+	f.down = flowing
+	switch state {
+	case pumpMore:
+		f.c.ready(f, newsHostData)
+	case pumpFull:
+		f.down = throttled
+	case pumpEOF:
+		f.down = ended
+		if f.ep.Shutdown(tcpip.ShutdownWrite) != nil {
+			f.kill()
+		}
+	case pumpFailed:
+		f.kill()
+	}
+	return moved
+}
+
+// kill resets both sides. f.mu is held.
+func (f *flow) kill() {
+	f.close(resetSocket)
+	f.ep.Abort()
+	f.left()
+}
+
+// finish ends a flow both of whose directions have ended. f.mu is held.
+func (f *flow) finish() {
+	f.close(closeSocket)
+	f.ep.Close()
+	f.left()
+}
+
+func (f *flow) close(socket func(fd int)) {
+	f.over = true
+	f.wq.EventUnregister(&f.entry)
+	f.c.forget(f)
+	socket(f.fd)
+}
+
+// left tells who waits that the flow is over.
+func (f *flow) left() {
+	f.g.endFlow(f.owner)
+	if f.done != nil {
+		close(f.done)
+	}
+	f.g.wg.Done()
 }
 
 // gather collects the memory of queued segments up to a bound, as an io.Writer that copies nothing.
@@ -159,10 +269,7 @@ type gather struct {
 	parts [][]byte
 	n     int
 	mem   [64][]byte
-
-	bufs  net.Buffers      // what of parts is still to be written
-	quiet func(fd uintptr) // sendQuietly, bound once
-	sent  int              // by the last sendQuietly
+	vectors
 }
 
 var (
@@ -172,13 +279,13 @@ var (
 
 func (g *gather) release() {
 	clear(g.mem[:len(g.parts)])
-	g.parts, g.bufs, g.n = g.mem[:0], nil, 0
+	g.parts, g.n = g.mem[:0], 0
 	gathers.Put(g)
 }
 
 func newGather() any {
 	g := new(gather)
-	g.parts, g.quiet = g.mem[:0], g.sendQuietly
+	g.parts = g.mem[:0]
 	return g
 }
 
@@ -203,4 +310,10 @@ func (d *discard) Write(b []byte) (int, error) {
 	}
 	*d -= discard(len(b))
 	return len(b), nil
+}
+
+// reset closes a host connection with RST.
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
 }

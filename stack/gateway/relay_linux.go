@@ -8,7 +8,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // chunkBytes is the largest payload netstack sends as one GSO segment (sender.sendData takes its
@@ -21,89 +20,53 @@ type pumpState uint8
 
 const (
 	pumpEmpty  pumpState = iota // the socket has nothing now
+	pumpMore                    // its turn is over
 	pumpFull                    // the endpoint's send buffer is full
 	pumpEOF                     // the host sent FIN and everything before it is queued
 	pumpFailed                  // either side failed
 )
 
-// down relays host to container until EOF or error.
-func (f *flow) down() {
-	defer close(f.downEnded)
-	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
-	f.wq.EventRegister(&entry)
-	defer f.wq.EventUnregister(&entry)
-	rc, err := f.conn.SyscallConn()
-	if err != nil {
-		f.kill()
-		return
-	}
-	state := pumpEmpty
-	// Inside the callback the descriptor cannot be closed or reused. Returning false parks this
-	// goroutine in the poller until the socket is readable.
-	step := func(fd uintptr) bool {
-		state = f.pump(int(fd))
-		return state != pumpEmpty
-	}
-	for {
-		if err := rc.Read(step); err != nil {
-			f.kill()
-			return
-		}
-		switch state {
-		case pumpFull:
-			select {
-			case <-writable:
-			case <-f.done:
-				return
-			}
-		case pumpEOF:
-			if f.ep.Shutdown(tcpip.ShutdownWrite) != nil {
-				f.kill()
-			}
-			return
-		case pumpFailed:
-			f.kill()
-			return
-		}
-	}
-}
-
-// pump moves what the socket holds into the endpoint, a segment at a time.
-func (f *flow) pump(fd int) pumpState {
-	for {
-		n, err := queued(fd)
+// pump moves what the socket holds into the endpoint, a segment at a time, until the turn is over.
+func (f *flow) pump() (moved int, state pumpState) {
+	for moved < turnBytes {
+		n, err := queued(f.fd)
 		if err != nil {
-			return pumpFailed
+			return moved, pumpFailed
 		}
 		if n == 0 {
+			if !f.hostEnd {
+				return moved, pumpEmpty // what comes from now on is news
+			}
 			// SIOCINQ cannot tell an empty socket from its end.
 			var b [1]byte
-			switch n, err := receive(fd, b[:], unix.MSG_PEEK); {
+			switch n, err := receive(f.fd, b[:], unix.MSG_PEEK); {
 			case err == unix.EAGAIN:
-				return pumpEmpty
+				return moved, pumpEmpty
 			case err == unix.EINTR:
 				continue
 			case err != nil:
-				return pumpFailed
+				return moved, pumpFailed
 			case n == 0:
-				return pumpEOF
+				return moved, pumpEOF
 			}
 			continue
 		}
-		f.source = socketSource{fd: fd, left: min(n, chunkBytes)}
+		f.source = socketSource{fd: f.fd, left: min(n, chunkBytes)}
 		want := f.source.left
 		w, terr := f.ep.Write(&f.source, tcpip.WriteOptions{})
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			return pumpFull
+			return moved, pumpFull
 		default:
-			return pumpFailed
+			return moved, pumpFailed
 		}
 		if int(w) != want-f.source.left {
-			return pumpFailed // bytes read from the socket that netstack did not take are lost
+			return moved, pumpFailed // bytes read from the socket that netstack did not take are lost
 		}
+		moved += int(w)
 	}
+	return moved, pumpMore
 }
 
 // socketSource lets netstack read from a socket straight into a segment's memory. It is a

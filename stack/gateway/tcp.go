@@ -16,6 +16,7 @@ import (
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
+	"github.com/usernet/usernet/stack/l2"
 )
 
 const protoTCP = 6
@@ -101,26 +102,38 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	conn, err := g.dial(ctx, src.Addr(), netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
+	fl, err := g.newFlow(container, func() (int, error) {
+		return g.dial(ctx, netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
+	})
 	if err != nil {
 		g.endFlow(container)
 		g.refuse(r, src, dst, quote, err)
 		return
 	}
-	fl := new(flow)
 	ep, terr := acknowledge(ctx, r, &fl.wq)
 	r.Complete(false)
 	if terr != nil {
 		g.endFlow(container)
-		reset(conn)
+		resetSocket(fl.fd)
 		return
 	}
 	g.handshakes.done(slot)
 	setFlowOptions(ep, all)
-	g.wg.Go(func() {
-		fl.run(g.ctx, ep, conn)
-		g.endFlow(container)
-	})
+	g.wg.Add(1) // the flow's, while this goroutine still has its own
+	fl.start(ep)
+}
+
+// newFlow makes a flow of the host socket that open returns.
+func (g *Gateway) newFlow(container l2.MAC, open func() (fd int, err error)) (*flow, error) {
+	c, err := g.carriers.get()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return &flow{fd: fd, c: c, g: g, owner: container}, nil
 }
 
 // deny answers a SYN the policy does not let through: with a reset, so that the container need not wait, or as
@@ -170,17 +183,22 @@ func (g *Gateway) enter() bool {
 }
 
 // dial opens a connection from the host, from the configured outbound address and interface where there are any.
-func (g *Gateway) dial(ctx context.Context, container netip.Addr, to netip.AddrPort, mapped bool) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	from, dial := g.cfg.Spec.Outbound4, g.outside[0]
+func (g *Gateway) dial(ctx context.Context, to netip.AddrPort, mapped bool) (fd int, err error) {
+	by := outbound{g.cfg.Spec.Outbound4, g.cfg.Spec.OutboundDevice4}
 	if to.Addr().Is6() {
-		from, dial = g.cfg.Spec.Outbound6, g.outside[1]
+		by = outbound{g.cfg.Spec.Outbound6, g.cfg.Spec.OutboundDevice6}
 	}
 	if mapped {
-		from, dial = netip.Addr{}, g.cfg.Dial // the host itself cannot be reached from an outside address or interface
+		by = outbound{} // the host itself cannot be reached from an outside address or interface
 	}
-	return dial(ctx, "tcp", from, to)
+	if g.cfg.Dial == nil {
+		return dialHost(ctx, by, to)
+	}
+	c, err := g.cfg.Dial(ctx, "tcp", by.from, to)
+	if err != nil {
+		return -1, err
+	}
+	return adopt(c)
 }
 
 // refuse tells the container why its connection failed, in the terms its kernel turns into the same
@@ -240,19 +258,29 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		reset(client)
 		return fmt.Errorf("forward to %s: container or network is at its limit of flows", to)
 	}
-	defer g.endFlow(container)
-	fl := new(flow)
-	ep, err := g.connect(ctx, &fl.wq, from, to)
+	fl, err := g.newFlow(container, func() (int, error) { return adopt(client) })
 	if err != nil {
+		g.endFlow(container)
 		reset(client)
 		return err
 	}
+	fl.done = make(chan struct{})
+	ep, err := g.connect(ctx, &fl.wq, from, to)
+	if err != nil {
+		g.endFlow(container)
+		resetSocket(fl.fd)
+		return err
+	}
 	setFlowOptions(ep, all)
-	// The port may be unpublished, and the gateway closed, before either side ends.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(g.ctx, cancel)()
-	fl.run(ctx, ep, client)
+	g.wg.Add(1)
+	fl.start(ep)
+	// The port may be unpublished before either side ends.
+	select {
+	case <-fl.done:
+	case <-ctx.Done():
+		fl.work(newsKill)
+		<-fl.done
+	}
 	return nil
 }
 
@@ -304,10 +332,4 @@ func setFlowOptions(ep tcpip.Endpoint, flows int) {
 	ep.SetSockOpt(&interval)
 	ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
 	o.SetKeepAlive(true)
-}
-
-// reset closes a host connection with RST.
-func reset(c *net.TCPConn) {
-	c.SetLinger(0)
-	c.Close()
 }

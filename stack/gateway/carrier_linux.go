@@ -1,0 +1,283 @@
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
+)
+
+// # Theory of operation
+//
+// A carrier moves the bytes of all flows of a gateway with two goroutines, so that a flow that is idle
+// costs its two endpoints and nothing else: no stack, no timer, no wake-up.
+//
+// watch waits for the host sockets in an epoll instance of its own, which as a descriptor is in the runtime's
+// poller: a wait costs no thread. What a socket has to say is acted on at once, on watch's own goroutine,
+// down to the write to the TAP.
+//
+// serve waits for flows that netstack has news of. netstack tells while it holds the endpoint's lock, so
+// nothing can be done there but to put the flow into a list. Flows in the list take turns of turnBytes each.
+//
+// Both only call flow.work, which sees to it that a flow is worked on by one goroutine at a time.
+//
+// Sockets are edge-triggered: an event comes when something changed, and stays away until a call has said EAGAIN or
+// something changes again. Each has been registered once, and closing it ends that.
+type carrier struct {
+	poll *os.File        // the epoll instance
+	rc   syscall.RawConn // of poll
+	fd   int             // of poll; valid until poll is closed, which stop does last
+	wg   sync.WaitGroup
+
+	// watch's own.
+	events [64]unix.EpollEvent
+	look   func(fd uintptr) bool
+	got    int   // by the last look
+	err    error // of the last look
+
+	bell chan struct{} // wakes serve; holds one token at most
+
+	mu    sync.Mutex      // a leaf: netstack calls ready with its locks held
+	flows map[int32]*flow // guarded by mu; by host socket
+	head  *flow           // guarded by mu; flows with news, linked by next
+	tail  *flow           // guarded by mu
+	state carrierState    // guarded by mu
+}
+
+// carrierState says what serve does.
+type carrierState uint8
+
+const (
+	carrierBusy    carrierState = iota // serve takes what is in the list
+	carrierWaiting                     // serve waits for the bell
+	carrierStopped                     // no flow is accepted any more
+)
+
+// carriers makes a gateway's carrier with the first flow: a Network that nobody uses has none.
+type carriers struct {
+	mu      sync.Mutex
+	one     *carrier // guarded by mu
+	stopped bool     // guarded by mu
+}
+
+func (cs *carriers) get() (*carrier, error) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.stopped {
+		return nil, net.ErrClosed
+	}
+	if cs.one == nil {
+		c, err := newCarrier()
+		if err != nil {
+			return nil, err
+		}
+		cs.one = c
+	}
+	return cs.one, nil
+}
+
+// stop resets all flows and lets no more begin.
+func (cs *carriers) stop() {
+	cs.mu.Lock()
+	c := cs.one
+	cs.stopped = true
+	cs.mu.Unlock()
+	if c != nil {
+		c.stop()
+	}
+}
+
+// turnBytes is what a flow moves before others have their turn: one gather, or four of netstack's largest segments.
+const turnBytes = 256 << 10
+
+// lookAfter is how much serve moves before it lets others run and look at the network: as much as a TAP's reader
+// takes, half a millisecond's copying.
+const lookAfter = 1 << 20
+
+// hostEvents are all a flow wants to know of its socket.
+const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xffffffff
+
+func newCarrier() (*carrier, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll instance: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // says to os that the runtime may poll it
+		unix.Close(fd)
+		return nil, fmt.Errorf("create epoll instance: %w", err)
+	}
+	c := &carrier{poll: os.NewFile(uintptr(fd), "flows"), fd: fd, flows: make(map[int32]*flow), bell: make(chan struct{}, 1)}
+	if c.rc, err = c.poll.SyscallConn(); err != nil {
+		c.poll.Close()
+		return nil, fmt.Errorf("create epoll instance: %w", err)
+	}
+	c.look = func(fd uintptr) bool {
+		c.got, c.err = epollWait(fd, c.events[:])
+		return c.got > 0 || c.err != nil
+	}
+	c.wg.Go(c.watch)
+	c.wg.Go(c.serve)
+	return c, nil
+}
+
+// epollWait takes the events there are, without waiting.
+func epollWait(fd uintptr, events []unix.EpollEvent) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// watch acts on what the host sockets say, until stop.
+func (c *carrier) watch() {
+	for moved := 0; c.rc.Read(c.look) == nil && c.err == nil; {
+		before := moved
+		for i := range c.events[:c.got] {
+			e := &c.events[i]
+			c.mu.Lock()
+			f := c.flows[e.Fd]
+			c.mu.Unlock()
+			if f != nil { // otherwise it was closed since
+				moved += f.work(hostNews(e.Events))
+			}
+		}
+		sys.Linger(moved - before)
+		if moved >= lookAfter {
+			sys.Yield()
+			moved = 0
+		}
+	}
+}
+
+func hostNews(events uint32) (n news) {
+	if events&unix.EPOLLIN != 0 {
+		n |= newsHostData
+	}
+	if events&unix.EPOLLOUT != 0 {
+		n |= newsHostRoom
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		n |= newsHostData | newsHostRoom | newsHostEnd
+	}
+	if events&unix.EPOLLPRI != 0 {
+		n |= newsHostData | newsHostUrgent
+	}
+	return n
+}
+
+// serve works on flows that ready has put into the list, until stop.
+func (c *carrier) serve() {
+	moved := 0
+	for {
+		f, n, waited, ok := c.next()
+		if !ok {
+			return
+		}
+		if waited {
+			moved = 0
+		}
+		if moved += f.work(n); moved >= lookAfter {
+			sys.Yield()
+			moved = 0
+		}
+	}
+}
+
+// next takes the first flow out of the list and waits for one if there is none.
+func (c *carrier) next() (f *flow, n news, waited, ok bool) {
+	c.mu.Lock()
+	for c.head == nil && c.state != carrierStopped {
+		c.state = carrierWaiting
+		c.mu.Unlock()
+		<-c.bell
+		waited = true
+		c.mu.Lock()
+	}
+	defer c.mu.Unlock()
+	if c.state == carrierStopped {
+		return nil, 0, waited, false
+	}
+	f = c.head
+	if c.head = f.next; c.head == nil {
+		c.tail = nil
+	}
+	n, f.next, f.queued, f.pending = f.pending, nil, false, 0
+	return f, n, waited, true
+}
+
+// ready has serve work on f. It may be called with any lock held but c.mu.
+func (c *carrier) ready(f *flow, n news) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.pending |= n
+	if f.queued || c.state == carrierStopped {
+		return
+	}
+	f.queued = true
+	if c.tail == nil {
+		c.head = f
+	} else {
+		c.tail.next = f
+	}
+	c.tail = f
+	if c.state == carrierWaiting {
+		c.state = carrierBusy
+		c.bell <- struct{}{} // there is room: only this makes serve wait no longer
+	}
+}
+
+// add begins to watch the host socket of f. It reports false when the carrier has stopped.
+func (c *carrier) add(f *flow) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == carrierStopped {
+		return false
+	}
+	e := unix.EpollEvent{Events: hostEvents, Fd: int32(f.fd)}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(c.fd), unix.EPOLL_CTL_ADD, uintptr(f.fd), uintptr(unsafe.Pointer(&e)), 0, 0); errno != 0 {
+		return false // out of watches (max_user_watches) or memory
+	}
+	c.flows[int32(f.fd)] = f
+	return true
+}
+
+// forget is called before the socket of f is closed, since the next one will have its number.
+func (c *carrier) forget(f *flow) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flows[int32(f.fd)] == f {
+		delete(c.flows, int32(f.fd))
+	}
+}
+
+// stop resets all flows and waits for the goroutines.
+func (c *carrier) stop() {
+	c.mu.Lock()
+	if c.state == carrierWaiting {
+		c.bell <- struct{}{}
+	}
+	c.state = carrierStopped
+	rest := make([]*flow, 0, len(c.flows))
+	for _, f := range c.flows {
+		rest = append(rest, f)
+	}
+	c.mu.Unlock()
+	for _, f := range rest {
+		f.work(newsKill)
+	}
+	c.poll.SetReadDeadline(past) // ends watch's wait
+	c.wg.Wait()
+	c.poll.Close()
+}
