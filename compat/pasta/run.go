@@ -52,7 +52,7 @@ func (r *runner) attach() (int, error) {
 	}
 	defer s.Close()
 	in := shim.Namespace{PID: target.PID, Netns: target.Netns, Userns: target.Userns}
-	if err := r.serve(ctx, sessionNetwork{s}, in); err != nil {
+	if err := r.serve(ctx, sessionNetwork{s}, in, false); err != nil {
 		return exitFailure, err
 	}
 	defer r.conf.close()
@@ -87,11 +87,11 @@ func (r *runner) target() (session.Target, error) {
 }
 
 // serve opens the ports that are not open yet, and the configuration socket.
-func (r *runner) serve(ctx context.Context, n network, in shim.Namespace) error {
+func (r *runner) serve(ctx context.Context, n network, in shim.Namespace, fresh bool) error {
 	sockets := func(ctx context.Context, wanted []plumb.Socket) ([]*os.File, error) {
 		return shim.Sockets(ctx, in, wanted)
 	}
-	p, err := startPorts(ctx, n, sockets, kernelSides(sockets), r.in, r.out, r.log)
+	p, err := startPorts(ctx, n, sockets, kernelSides(sockets), fresh, r.in, r.out, r.log)
 	if err != nil {
 		return err
 	}
@@ -132,12 +132,12 @@ func (r *runner) spawn() (int, error) {
 	return shim.Run(ctx, shim.Config{
 		Command: command, Env: r.env, Map: shim.MapRoot, Network: shim.NetworkPrivate,
 		Hostname: hostnamePrefix + hostname, Links: []plumb.Link{r.plan.Link}, Routes: r.plan.Routes,
-		Start: func(ctx context.Context, _ int) (shim.Network, error) {
+		Start: func(ctx context.Context, init int) (shim.Network, error) {
 			n, err := session.Open(ctx, cfg)
 			if err != nil {
 				return nil, bindText(err)
 			}
-			return &spawned{Network: n, r: r}, nil
+			return &spawned{Network: n, r: r, ctx: ctx, init: init}, nil
 		},
 		Stdio: r.stdio, Log: r.log,
 		InitLog: shim.LogOptions{On: r.o.Debug, Level: r.level},
@@ -157,30 +157,4 @@ func (r *runner) command() ([]string, error) {
 		return nil, fmt.Errorf("Failed to start command or shell: %w", err)
 	}
 	return r.o.Command, nil
-}
-
-// spawned is the network of a command.
-type spawned struct {
-	shim.Network
-	r *runner
-}
-
-// Started opens the ports of the namespace, which needs its loopback to be up.
-func (s *spawned) Started(pid int) {
-	s.Network.Started(pid)
-	n, ok := s.Network.(network)
-	if !ok {
-		return
-	}
-	s.r.conf.wg.Go(func() {
-		if err := s.r.serve(context.Background(), n, shim.Namespace{PID: pid}); err != nil {
-			s.r.say(bindText(err).Error())
-		}
-	})
-}
-
-// Close ends what Started began, then the network.
-func (s *spawned) Close() error {
-	s.r.conf.close()
-	return s.Network.Close()
 }

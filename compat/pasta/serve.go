@@ -43,6 +43,8 @@ type ports struct {
 	host    lookout // both nil while no rule looks who listens
 	inside  lookout
 	failed  map[portfwd.Spec]bool // could not be opened, and it was said
+	// fresh says that the namespace has just been made, and nobody listens in it.
+	fresh bool
 }
 
 // lookout tells who listens in one network namespace.
@@ -72,10 +74,12 @@ func kernelSides(sockets makeSockets) sides {
 }
 
 // startPorts opens what is missing and begins to look who listens, if a rule needs it. The ports of fixedSpecs(in) are
-// open already. An error of a rule that is not best effort is one of the start.
-func startPorts(ctx context.Context, n network, sockets makeSockets, look sides, in, out forward.Table, log *slog.Logger) (*ports, error) {
+// open already. An error of a rule that is not best effort is one of the start. fresh says that the namespace has just
+// been made.
+func startPorts(ctx context.Context, n network, sockets makeSockets, look sides, fresh bool, in, out forward.Table, log *slog.Logger) (*ports, error) {
 	p := &ports{
-		net: n, sockets: sockets, sides: look, log: log, changed: make(chan struct{}, 1),
+		fresh: fresh,
+		net:   n, sockets: sockets, sides: look, log: log, changed: make(chan struct{}, 1),
 		open: map[portfwd.Spec]bool{}, failed: map[portfwd.Spec]bool{},
 	}
 	specs, err := fixedSpecs(&in)
@@ -89,6 +93,7 @@ func startPorts(ctx context.Context, n network, sockets makeSockets, look sides,
 		p.closeListeners()
 		return nil, err
 	}
+	p.fresh = false
 	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	p.wg.Go(func() { p.scan(ctx) })
 	return p, nil
@@ -213,12 +218,17 @@ func (p *ports) sync(ctx context.Context) error {
 	return nil
 }
 
-// tryEach opens what can be opened.
+// tryEach opens what can be opened. Ports of the namespace cost a helper: they are tried together at first, and one that
+// cannot be had is not tried again.
 func (p *ports) tryEach(ctx context.Context, specs []portfwd.Spec) {
-	for _, s := range specs {
-		// One of the namespace costs a helper, so it is not tried every second.
-		if s.Reverse && p.failed[s] {
-			continue
+	specs = slices.DeleteFunc(specs, func(s portfwd.Spec) bool { return s.Reverse && p.failed[s] })
+	host, inside := split(specs)
+	if len(inside) > 1 && p.publish(ctx, inside) == nil {
+		inside = nil
+	}
+	for _, s := range slices.Concat(host, inside) {
+		if p.open[s] {
+			continue // its chunk was opened
 		}
 		err := p.publish(ctx, []portfwd.Spec{s})
 		if err != nil && !p.failed[s] {
@@ -325,6 +335,9 @@ type looker struct {
 func (l *looker) inside(r forward.Rule) (bound, error) {
 	if !follows(r) {
 		return nil, nil
+	}
+	if l.p.fresh {
+		return bound{}, nil
 	}
 	b := &l.within[index(r.Proto)]
 	if *b != nil {

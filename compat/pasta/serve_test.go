@@ -175,7 +175,7 @@ func (r *portsRig) start(t *testing.T, args string) error {
 		host:   func() (lookout, error) { r.host.open = true; return r.host, nil },
 		inside: func(context.Context) (lookout, error) { r.inside.open = true; return r.inside, nil },
 	}
-	p, err := startPorts(t.Context(), r.net, r.net.sockets, look, in, out, slog.New(slog.DiscardHandler))
+	p, err := startPorts(t.Context(), r.net, r.net.sockets, look, false, in, out, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -342,7 +342,7 @@ func TestInsideIsNotTriedForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(20 * scanEvery)
-		if r.net.asked != 2 { // one for each loopback address
+		if r.net.asked != 3 { // both loopback addresses together, then each
 			t.Errorf("asked %d times", r.net.asked)
 		}
 		r.host.listen()
