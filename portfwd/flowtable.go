@@ -3,6 +3,7 @@ package portfwd
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/usernet/usernet/stack/drop"
@@ -101,6 +102,8 @@ type flowTable struct {
 	total    int
 	port     func() uint16 // a random port to try
 
+	live atomic.Int32 // len(byReply), for whoever has a datagram that is probably not of a published port
+
 	mu       sync.Mutex // a leaf
 	groups   map[*flowGroup]bool
 	byClient map[clientKey]*flow
@@ -144,6 +147,9 @@ func (t *flowTable) fromClient(now time.Time, k clientKey) *flow {
 	return t.useLocked(now, t.byClient[k], flowFresh)
 }
 
+// empty reports whether there is no flow. It takes no lock.
+func (t *flowTable) empty() bool { return t.live.Load() == 0 }
+
 // fromContainer returns the flow a container's datagram answers, nil when it answers none.
 func (t *flowTable) fromContainer(now time.Time, k replyKey) *flow {
 	t.mu.Lock()
@@ -185,6 +191,7 @@ func (t *flowTable) add(now time.Time, k clientKey, r replyKey, ifIndex int) (*f
 		if t.byReply[r] == nil {
 			f := &flow{key: k, reply: r, ifIndex: ifIndex, used: now}
 			t.byClient[k], t.byReply[r] = f, f
+			t.live.Add(1)
 			g.lists[flowFresh].push(f)
 			g.n++
 			return f, drop.None
@@ -214,6 +221,7 @@ func (t *flowTable) removeLocked(f *flow) {
 	f.key.group.n--
 	delete(t.byClient, f.key)
 	delete(t.byReply, f.reply)
+	t.live.Add(-1)
 }
 
 func (t *flowTable) len() int {

@@ -18,6 +18,10 @@ import (
 // queue is not held while sending: the sender takes what is pending with it, and the mark that it
 // is sending keeps a second sender out, so datagrams of one flow do not overtake each other. Who
 // finds the queue full and a sender busy drops: nothing waits for a socket.
+//
+// Datagrams of one size to one client lie behind each other in the queue's memory. They are joined to a train, for which
+// the kernel walks its output path once (UDP_SEGMENT). A train that is refused, mostly because the path is narrower
+// than its datagrams, goes again as single datagrams, and the socket remembers the size.
 
 const (
 	// maxReplies and replyBytes are what a queue holds: four of the largest datagrams, or one batch
@@ -29,6 +33,10 @@ const (
 	maxSegments = 128
 	// kernelSegments is the most a send with UDP_SEGMENT takes in every kernel that has it.
 	kernelSegments = 64
+	// trainBytes is the most payload of a train: it is one IP packet until the kernel cuts it.
+	trainBytes = 65000
+	// noTrainMax is the trainMax of a socket that has met no refusal.
+	noTrainMax = 1 << 16
 )
 
 // reply is one queued answer: arena[at:end], to be cut by segment into at most kernelSegments.
@@ -47,7 +55,39 @@ var repliesPool = sync.Pool{New: func() any {
 	return &replies{list: make([]reply, 0, maxReplies), arena: make([]byte, 0, replyBytes)}
 }}
 
+// join makes a datagram of n bytes, which comes to lie behind r, the last one of the train r, if it can be. longest is the
+// largest datagram that may be in a train.
+func (r *reply) join(f *flow, n, longest int) bool {
+	have, unit := r.end-r.at, r.segment
+	if unit == 0 { // a single datagram so far
+		unit = have
+	}
+	switch {
+	case r.flow != f || n == 0 || n > unit || unit > longest:
+		return false
+	case have%unit != 0: // it ends with a shorter one, which is the last
+		return false
+	case have/unit >= kernelSegments || have+n > trainBytes:
+		return false
+	}
+	r.end, r.segment = r.end+n, unit
+	return true
+}
+
+// datagrams is how many r is.
+func (r *reply) datagrams() int {
+	if r.segment == 0 {
+		return 1
+	}
+	return (r.end - r.at + r.segment - 1) / r.segment
+}
+
 func (r *replies) add(f *flow, payload []byte, segment int) bool {
+	if n := len(r.list); n > 0 && segment == 0 && len(r.arena)+len(payload) <= cap(r.arena) &&
+		r.list[n-1].join(f, len(payload), int(f.key.group.server.trainMax.Load())) {
+		r.arena = append(r.arena, payload...)
+		return true
+	}
 	if len(r.list) == cap(r.list) || len(r.arena)+len(payload) > cap(r.arena) {
 		return false
 	}
@@ -173,9 +213,10 @@ func (s *sender) send(u *udpServer, r *replies) {
 			switch errno := s.outcome(i, err); {
 			case errno == 0:
 			case list[i].segment > 0 && segmentRefused(errno):
+				u.trainRefused(errno, list[i].segment)
 				s.sendParts(u, &list[i], r.arena[list[i].at:list[i].end])
 			default:
-				u.fw.cfg.Drops.Add(reasonOf(errno))
+				u.fw.cfg.Drops.AddN(reasonOf(errno), list[i].datagrams())
 			}
 		}
 		list = list[n:]
@@ -227,6 +268,16 @@ func (s *sender) outcome(i int, err error) syscall.Errno {
 		return syscall.EBADF
 	}
 	return s.batch.Err(i)
+}
+
+// trainRefused remembers what the kernel refused: datagrams of that size, or trains altogether where the way out has no
+// checksum offload (EIO).
+func (u *udpServer) trainRefused(errno syscall.Errno, size int) {
+	longest := int32(0)
+	if errno != syscall.EIO {
+		longest = min(u.trainMax.Load(), int32(size-1))
+	}
+	u.trainMax.Store(longest)
 }
 
 func segmentRefused(e syscall.Errno) bool {

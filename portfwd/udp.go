@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,8 @@ type udpServer struct {
 	rc     syscall.RawConn
 	group  *flowGroup
 	queue  replyQueue
+	// trainMax is the largest datagram we join to a train of our own; it falls as the kernel refuses them.
+	trainMax atomic.Int32
 
 	// Of the receiving goroutine.
 	header [ip.HeaderLen6 + ip.UDPHeaderLen]byte
@@ -39,6 +42,7 @@ func newUDPServer(fw *Forwarder, s Spec, t Target, c *net.UDPConn) (*udpServer, 
 		return nil, errors.Join(err, c.Close())
 	}
 	u := &udpServer{fw: fw, spec: s, target: t, conn: c, rc: rc}
+	u.trainMax.Store(noTrainMax)
 	u.group = fw.flows.addGroup(u)
 	return u, nil
 }
@@ -70,8 +74,35 @@ func (u *udpServer) run(ctx context.Context) {
 	}
 }
 
+// arrival is what has come from one client: a datagram, or several of segment bytes each but the last.
+type arrival struct {
+	flow    *flow
+	data    []byte
+	segment int
+}
+
+// join moves m to the end of what has come by f, if it belongs there. A packet to the container costs the same for one
+// datagram as for a train of them.
+func (a *arrival) join(f *flow, m *sys.Received) bool {
+	single := m.Segment == 0 || len(m.Data) <= m.Segment
+	switch {
+	case a.flow != f || len(m.Data) == 0 || a.segment == 0:
+		return false
+	case len(a.data)%a.segment != 0: // it ends with a shorter one, which is the last
+		return false
+	case single && len(m.Data) > a.segment || !single && m.Segment != a.segment:
+		return false
+	case len(a.data)+len(m.Data) > trainBytes || (len(a.data)+len(m.Data))/a.segment > kernelSegments:
+		return false
+	}
+	// In place: behind a message there is room for the largest.
+	a.data = append(a.data, m.Data...)
+	return true
+}
+
 // receive emits a batch to the container. It runs on the server's goroutine.
 func (u *udpServer) receive(now time.Time, batch *sys.RecvBatch) {
+	var a arrival
 	for i := range batch.Len() {
 		m := batch.Message(i)
 		if m.Truncated || m.Local.IsMulticast() {
@@ -84,7 +115,19 @@ func (u *udpServer) receive(now time.Time, batch *sys.RecvBatch) {
 			u.fw.cfg.Drops.Add(reason)
 			continue
 		}
-		u.emit(f, m.Data, m.Segment)
+		if a.join(f, &m) {
+			continue
+		}
+		if a.flow != nil {
+			u.emit(a.flow, a.data, a.segment)
+		}
+		a = arrival{f, m.Data, m.Segment}
+		if a.segment == 0 {
+			a.segment = len(m.Data)
+		}
+	}
+	if a.flow != nil {
+		u.emit(a.flow, a.data, a.segment)
 	}
 }
 
@@ -142,6 +185,9 @@ func (u *udpServer) emitOne(f *flow, payload []byte, segment int) bool {
 // port. If so it was queued, and Flush sends it; p is not used after the return. p is whole, and
 // its checksum was verified.
 func (fw *Forwarder) InputUDP(p *ip.Packet) bool {
+	if fw.flows.empty() { // every datagram of a container comes by
+		return false
+	}
 	src, dst, ok := p.Ports()
 	if !ok {
 		return false
