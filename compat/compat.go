@@ -13,6 +13,7 @@ import (
 
 	"github.com/usernet/usernet/compat/pasta"
 	"github.com/usernet/usernet/compat/pesto"
+	"github.com/usernet/usernet/compat/rootlessport"
 	"github.com/usernet/usernet/compat/slirp4netns"
 )
 
@@ -22,10 +23,11 @@ type Main func(args, env []string, stdio [3]*os.File) int
 
 // programs are the front ends by the name they are called by.
 var programs = map[string]Main{
-	"slirp4netns": slirp4netns.Main,
-	"pasta":       pasta.Main,
-	"pesto":       pesto.Main,
-	"passt":       refuse("passt connects virtual machines over a socket; usernet connects namespaces: call it as pasta or slirp4netns"),
+	"slirp4netns":  slirp4netns.Main,
+	"pasta":        pasta.Main,
+	"pesto":        pesto.Main,
+	"rootlessport": rootlessport.Main,
+	"passt":        refuse("passt connects virtual machines over a socket; usernet connects namespaces: call it as pasta or slirp4netns"),
 }
 
 // Lookup finds the program that a process called argv0 is to be. Only the last part of the path counts.
