@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -75,7 +76,31 @@ func newWorld(t *testing.T) *world {
 			configure("lo"), configure("eth0", container4+"/24", container6+"/64"),
 			netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(bridge4)}), netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(bridge6)}))
 	}))
+	must(t, settled(client6, host6, bridge6))
+	must(t, tapnetns.Do(w.container, func() error { return settled(container6) }))
 	return w
+}
+
+// settled waits until IPv6 addresses of this namespace are such: the kernel makes their local routes a moment after them,
+// and what is sent there before is lost on lo.
+func settled(addrs ...string) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return err
+		}
+		missing := slices.DeleteFunc(slices.Clone(addrs), func(a string) bool {
+			return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.String() == a })
+		})
+		if len(missing) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no local routes of %v", missing)
+		}
+	}
 }
 
 func newNamespace(t *testing.T) *os.File {
