@@ -25,6 +25,7 @@ type Info struct {
 	Name     string `json:"name"`
 	VNet     bool   `json:"vnet"`     // each frame has a virtio-net header
 	Offloads uint32 `json:"offloads"` // the TUN_F_ bits the kernel accepted
+	MAC      l2.MAC `json:"mac,omitzero"`
 	MTU      int    `json:"mtu"`
 }
 
@@ -109,7 +110,18 @@ func createAttached(fd int, name string, mtu int, mac l2.MAC, m mode) (Info, err
 		return Info{}, fmt.Errorf("set MTU of TAP %s to %d: %w", name, mtu, err)
 	}
 	info.MTU = mtu
+	if info.MAC, err = hardwareAddr(fd, name); err != nil {
+		return Info{}, err
+	}
 	return info, nil
+}
+
+func hardwareAddr(fd int, name string) (l2.MAC, error) {
+	mac, err := sys.HardwareAddr(fd)
+	if err != nil {
+		return l2.MAC{}, fmt.Errorf("read MAC address of TAP %s: %w", name, err)
+	}
+	return mac, nil
 }
 
 // Attach opens the persistent TAP device name, which somebody else made and configured, in the
@@ -137,6 +149,9 @@ func attachExisting(name string, m mode) (*os.File, Info, error) {
 	info, err := attach(fd, name, m)
 	if err == nil {
 		info.MTU, err = sys.MTU(name)
+	}
+	if err == nil {
+		info.MAC, err = hardwareAddr(fd, name)
 	}
 	if err != nil {
 		sys.CloseFD(fd)

@@ -39,6 +39,9 @@ func Inherit(fd, mtu int) (*os.File, Info, error) {
 	if err != nil {
 		return nil, Info{}, fmt.Errorf("set offloads of TAP %s: %w", name, err)
 	}
+	if info.MAC, err = hardwareAddr(fd, name); err != nil {
+		return nil, Info{}, err
+	}
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return nil, Info{}, fmt.Errorf("inherit TAP %s: %w", name, err)
 	}

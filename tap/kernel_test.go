@@ -134,6 +134,7 @@ func TestKernelCreate(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
 		}
+		want.MAC = mac
 		if info != want {
 			t.Errorf("%s: %+v, want %+v", mode, info, want)
 		}

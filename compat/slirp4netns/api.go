@@ -30,7 +30,7 @@ const (
 	maxRequest = 4096 // less one: a request of so many bytes is too large
 	maxClients = 32
 	// maxPath is what the kernel takes for the path of a socket.
-	maxPath = 107
+	maxPath        = 107
 	clientPatience = 10 * time.Second
 	// acceptPause is between two tries when the system has no room for a client.
 	acceptPause = 100 * time.Millisecond

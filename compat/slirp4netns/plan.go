@@ -84,7 +84,7 @@ func plan(o *options) session.Config {
 		Network: n,
 		// Not strict: with -c the guest has net+100 and an IPv6 address that its kernel makes; without -c, or with
 		// DHCP, it has what its user gave it.
-		Endpoint: spec.Endpoint{ID: id, Interface: o.tap, Addrs: []netip.Addr{a.guest}},
+		Endpoint: spec.Endpoint{ID: id, Interface: o.tap, MAC: o.mac, Addrs: []netip.Addr{a.guest}},
 		Link: plumb.Link{
 			EndpointID: id, Name: o.tap, MTU: o.mtu, MAC: o.mac, Adopt: true,
 			Addr4: netip.PrefixFrom(a.guest, o.cidr.Bits()),

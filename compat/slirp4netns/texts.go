@@ -2,6 +2,7 @@ package slirp4netns
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/usernet/usernet/internal/version"
@@ -58,6 +59,14 @@ func banner(o *options, a addressing) string {
 	}
 	if o.apiSocket != "" {
 		fmt.Fprintf(&b, "* %-17s%s\n", "API Socket:", o.apiSocket)
+	}
+	for _, line := range []struct {
+		name string
+		addr netip.Addr
+	}{{"Outbound IPv4:", o.out4}, {"Outbound IPv6:", o.out6}} {
+		if line.addr.IsValid() {
+			fmt.Fprintf(&b, "* %-18s%v\n", line.name, line.addr)
+		}
 	}
 	if !o.noHostLoopback {
 		fmt.Fprintf(&b, "WARNING: 127.0.0.1:* on the host is accessible as %s (set --disable-host-loopback to prohibit "+

@@ -95,6 +95,10 @@ func (p *Private) Attach(endpointID string, dev *os.File, info tap.Info) error {
 		return fmt.Errorf("attach endpoint %s: %w", endpointID, err)
 	}
 	e := &endpoint{spec: p.cfg.Endpoint, tap: kept, info: info}
+	if e.spec.MAC.IsZero() {
+		// Nobody chose one. With the device's, the Endpoint can be reached before it has sent anything.
+		e.spec.MAC = info.MAC
+	}
 	owned := false
 	err = p.c.do(func(s *supervisor) (err error) {
 		if err = s.attach(p.cfg.Network.ID, e); err != nil {

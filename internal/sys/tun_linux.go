@@ -66,6 +66,21 @@ func TunSetVNetHeaderLen(fd, n int) error {
 // TunClearPersist lets the device end with its last descriptor.
 func TunClearPersist(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0) }
 
+// HardwareAddr returns the MAC address of the device behind an attached fd, wherever that device is.
+func HardwareAddr(fd int) (mac [6]byte, err error) {
+	var ifr struct {
+		name   [unix.IFNAMSIZ]byte
+		family uint16
+		data   [22]byte
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&ifr)))
+	if errno != 0 {
+		return mac, errno
+	}
+	copy(mac[:], ifr.data[:])
+	return mac, nil
+}
+
 // SetHardwareAddr sets the MAC address of the device behind an attached fd.
 func SetHardwareAddr(fd int, mac [6]byte) error {
 	var ifr struct {
