@@ -21,6 +21,9 @@ import (
 // Lingering is a loop of look, which lets every other goroutine run and the scheduler look at the network, as Yield does. So
 // whatever comes is handled by who waits for it, in the usual way.
 //
+// Measured, 2 CPUs, client, server and relay apart: 126 µs for a TCP round trip without, 94 with it (medians of 20, taking
+// turns; slirp4netns 83).
+//
 // It must cost nothing where it gains nothing. So
 //
 //   - it needs credit. Small packets that follow each other closely earn it, whether the process lingered or not; one that
@@ -45,18 +48,54 @@ const (
 	limitedPause = time.Second
 )
 
-// lingering is the state of Linger.
+// lingering is what Linger works with.
 var lingering struct {
 	once sync.Once
 	base time.Time
 	look syscall.RawConn // nil where there is no lingering
 	fd   *os.File        // owns what look uses; never closed
 
-	mu     sync.Mutex
-	on     bool          // guarded by mu; a goroutine lingers
-	last   time.Duration // guarded by mu; when something was handled, since base
-	credit int           // guarded by mu
-	pause  time.Duration // guarded by mu; there is no lingering before that
+	mu    sync.Mutex
+	state lingerState // guarded by mu
+}
+
+// lingerState decides when to linger. Times are since some moment in the past.
+type lingerState struct {
+	on     bool          // a goroutine lingers
+	last   time.Duration // when something was handled
+	credit int
+	pause  time.Duration // there is no lingering before that
+}
+
+// handled is told that n bytes were handled, and reports whether somebody must begin to linger.
+func (s *lingerState) handled(now time.Duration, n int) (begin bool) {
+	gap := now - s.last
+	s.last = now
+	switch {
+	case n > lingerBytes:
+		s.credit = 0
+	case gap > lingerFor:
+		s.credit = max(0, s.credit-creditLate)
+	default:
+		s.credit = min(creditMost, s.credit+1)
+	}
+	if s.on || s.credit < creditStart || now < s.pause {
+		return false
+	}
+	s.on = true
+	return true
+}
+
+// looked is told that the CPU was offered to others from before to now, and reports whether to go on.
+func (s *lingerState) looked(before, now time.Duration) bool {
+	switch away := now - before; {
+	case away > limitedAfter:
+		s.pause = now + limitedPause
+	case away > wantedAfter:
+		s.pause = now + wantedPause
+	}
+	s.on = now >= s.pause && s.credit > 0 && now-s.last <= lingerFor
+	return s.on
 }
 
 // Linger is told of each batch of packets, n bytes in all, right after it has been handled. If more of the kind is to be
@@ -69,22 +108,9 @@ func Linger(n int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Since(l.base)
-	gap := now - l.last
-	l.last = now
-	switch {
-	case n > lingerBytes:
-		l.credit = 0
-	case gap > lingerFor:
-		l.credit = max(0, l.credit-creditLate)
-	default:
-		l.credit = min(creditMost, l.credit+1)
+	if l.state.handled(time.Since(l.base), n) {
+		go linger()
 	}
-	if l.on || l.credit < creditStart || now < l.pause {
-		return
-	}
-	l.on = true
-	go linger()
 }
 
 func openLinger() {
@@ -117,20 +143,12 @@ func linger() {
 	for {
 		before := time.Since(l.base)
 		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		now := time.Since(l.base)
 		l.mu.Lock()
-		switch away := now - before; {
-		case away > limitedAfter:
-			l.pause = now + limitedPause
-		case away > wantedAfter:
-			l.pause = now + wantedPause
-		}
-		if now < l.pause || l.credit == 0 || now-l.last > lingerFor {
-			l.on = false
-			l.mu.Unlock()
+		more := l.state.looked(before, time.Since(l.base))
+		l.mu.Unlock()
+		if !more {
 			return
 		}
-		l.mu.Unlock()
 		asked = false
 		_ = l.look.Read(ask)
 	}

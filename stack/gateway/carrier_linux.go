@@ -101,7 +101,7 @@ const turnBytes = 256 << 10
 const lookAfter = 1 << 20
 
 // hostEvents are all a flow wants to know of its socket.
-const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xffffffff
+const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 
 func newCarrier() (*carrier, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -170,9 +170,6 @@ func hostNews(events uint32) (n news) {
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		n |= newsHostData | newsHostRoom | newsHostEnd
-	}
-	if events&unix.EPOLLPRI != 0 {
-		n |= newsHostData | newsHostUrgent
 	}
 	return n
 }

@@ -106,6 +106,7 @@ func awaitConnected(ctx context.Context, fd int, a *sockaddr) error {
 // setHostOptions: a relay has nothing to gain from Nagle's algorithm, and looks for peers that vanished.
 func setHostOptions(fd int) error {
 	return errors.Join(
+		inlineUrgent(fd),
 		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 		setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
 		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepaliveIdle.Seconds())),
@@ -170,6 +171,10 @@ func adopt(c *net.TCPConn) (fd int, err error) {
 		err = cerr
 	}
 	if err != nil {
+		return -1, fmt.Errorf("take over connection: %w", err)
+	}
+	if err := inlineUrgent(fd); err != nil {
+		closeSocket(fd)
 		return -1, fmt.Errorf("take over connection: %w", err)
 	}
 	return fd, nil

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -39,5 +41,94 @@ func TestDialHost(t *testing.T) {
 		if want := from.IsValid(); err != nil || (v != 0) != want {
 			t.Errorf("dial from %q: IP_BIND_ADDRESS_NO_PORT is %d, %v; want %v", row.from, v, err, want)
 		}
+	}
+}
+
+// fullListener is a listener whose queue is full: whoever dials it waits.
+func fullListener(t *testing.T) (fd int, to netip.AddrPort) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	a, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(a.(*unix.SockaddrInet4).Port))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 16 {
+		c, err := dialHost(ended, outbound{}, to)
+		if errors.Is(err, context.Canceled) {
+			return fd, to
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeSocket(c) })
+	}
+	t.Fatal("the queue of a listener does not get full")
+	return 0, to
+}
+
+// TestDialWaits: a connection that is not there at once is waited for, and no longer than its context.
+func TestDialWaits(t *testing.T) {
+	t.Parallel()
+	l, to := fullListener(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	go func() {
+		_, err := dialHost(ctx, outbound{}, to)
+		got <- err
+	}()
+	cancel()
+	if err := <-got; !errors.Is(err, context.Canceled) {
+		t.Errorf("dial that is cancelled: %v", err)
+	}
+	go func() {
+		fd, err := dialHost(t.Context(), outbound{}, to)
+		if err == nil {
+			closeSocket(fd)
+		}
+		got <- err
+	}()
+	for {
+		select {
+		case err := <-got: // the SYN is sent again after a second
+			if err != nil {
+				t.Errorf("dial: %v", err)
+			}
+			return
+		default:
+			if c, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC); err == nil {
+				unix.Close(c)
+			} else if _, err := unix.Poll([]unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}, 10); err != nil && err != unix.EINTR {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestDialRefused: what the host's kernel says is what the caller gets.
+func TestDialRefused(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	if _, err := dialHost(t.Context(), outbound{}, to); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("dial a closed port: %v, want refused", err)
+	}
+	if _, err := dialHost(t.Context(), outbound{device: "no-such-device"}, to); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("dial by an interface that is not there: %v", err)
 	}
 }

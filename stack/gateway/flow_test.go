@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -163,5 +164,44 @@ func TestKeepaliveProbes(t *testing.T) {
 				t.Errorf("outside was told %v, want a reset", err)
 			}
 		})
+	}
+}
+
+// TestUrgent: an urgent byte is a byte of the stream, in its place, and so is what follows it.
+func TestUrgent(t *testing.T) {
+	o := newOutside(t)
+	w := newWorld(t, withDial(o.dial))
+	c, h := pair(t, w, o, outside4)
+	rc, err := h.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		b     string
+		flags int
+	}{{"before", 0}, {"!", syscall.MSG_OOB}, {"after", 0}, {"?", syscall.MSG_OOB}, {"end", 0}} {
+		if cerr := rc.Control(func(fd uintptr) { err = syscall.Sendto(int(fd), []byte(part.b), part.flags, nil) }); cerr != nil || err != nil {
+			t.Fatal(cerr, err)
+		}
+	}
+	readFull(t, c, "before!after?end")
+}
+
+// TestFlowsShareGoroutines: flows cost no goroutine each, and all of them still relay.
+func TestFlowsShareGoroutines(t *testing.T) {
+	const flows = 200
+	o := newOutside(t)
+	b := newBench(t, withDial(o.dial))
+	before := runtime.NumGoroutine()
+	var clients [flows]*client
+	var hosts [flows]*net.TCPConn
+	for i := range clients {
+		clients[i] = b.newClient(uint16(1000 + i))
+		hosts[i] = clients[i].open(o)
+	}
+	waitFor(t, func() bool { return runtime.NumGoroutine() < before+flows/4 })
+	for i, c := range clients {
+		c.write([]byte("up"))
+		readFull(t, hosts[i], "up")
 	}
 }

@@ -123,5 +123,6 @@ func setsockoptInt(fd, level, name, value int) error {
 	return setsockopt(fd, level, name, unsafe.Pointer(&v), unsafe.Sizeof(v))
 }
 
-// inlineUrgent makes an urgent byte part of the stream (RFC 6093 §6), so that SIOCINQ counts it and what follows.
-func inlineUrgent(fd int) { _ = setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }
+// inlineUrgent makes urgent bytes part of the stream (RFC 6093 §6), so that SIOCINQ counts them and what follows them. It
+// must be on before the first comes: the kernel drops one that the next overtakes.
+func inlineUrgent(fd int) error { return setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }

@@ -125,7 +125,7 @@ func (c *client) read(n int) (got []byte, least int) {
 }
 
 // readFull reads exactly want from the outside's end.
-func readFull(t testing.TB, h *net.TCPConn, want string) {
+func readFull(t testing.TB, h io.Reader, want string) {
 	t.Helper()
 	b := make([]byte, len(want))
 	if n, err := io.ReadFull(h, b); err != nil || string(b) != want {

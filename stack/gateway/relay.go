@@ -84,9 +84,8 @@ const (
 	newsContainerRoom
 	newsHostData // or its end
 	newsHostRoom
-	newsHostEnd    // FIN or an error
-	newsHostUrgent // an urgent byte came
-	newsKill       // reset both sides
+	newsHostEnd // FIN or an error
+	newsKill    // reset both sides
 )
 
 // past is a deadline that has passed.
@@ -143,9 +142,6 @@ func (f *flow) step(n news) (moved int) {
 	}
 	if n&newsHostEnd != 0 {
 		f.hostEnd = true
-	}
-	if n&newsHostUrgent != 0 {
-		inlineUrgent(f.fd)
 	}
 	if n&newsContainerData != 0 || n&newsHostRoom != 0 && f.up == throttled {
 		moved += f.relayUp()

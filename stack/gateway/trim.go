@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// trimFlows is how many flows it takes for their memory, 20 KiB each, to be worth a collection.
+	// trimFlows is how many flows it takes for their memory, 5 KiB each, to be worth a collection.
 	trimFlows = 512
 	// trimDelay lets the rest of many flows end, and netstack forget them.
 	trimDelay = 5 * time.Second
