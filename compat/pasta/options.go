@@ -134,7 +134,6 @@ func Parse(args []string) (*Options, error) {
 type reader struct {
 	o             *Options
 	addrHasLength bool
-	routes, addrs bool // --no-copy-routes, --no-copy-addrs
 }
 
 // option takes one option.
