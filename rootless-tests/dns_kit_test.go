@@ -155,6 +155,11 @@ func resolve(t testing.TB, sb *rig.Sandbox, name string) string {
 	if err != nil {
 		return err.Error()
 	}
+	return firstAddress(a)
+}
+
+// firstAddress is that of an answer, as text, or the rcode's name.
+func firstAddress(a *dns.Msg) string {
 	if a.Rcode != dns.RcodeSuccess {
 		return dns.RcodeToString[a.Rcode]
 	}

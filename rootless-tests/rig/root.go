@@ -97,7 +97,7 @@ func lendEtc(root string) error {
 	if out, err := exec.Command("cp", "-a", programs.Debian13+"/etc", etc).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy /etc: %w\n%s", err, out)
 	}
-	for _, name := range []string{"passwd", "group", "subuid", "subgid", "nsswitch.conf"} {
+	for _, name := range []string{"passwd", "group", "subuid", "subgid", "nsswitch.conf", "hosts"} {
 		b, err := os.ReadFile(filepath.Join("/etc", name))
 		if err != nil {
 			return err
