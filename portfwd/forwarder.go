@@ -76,7 +76,8 @@ type Config struct {
 type Forwarder struct {
 	cfg     Config
 	sources sources
-	conns   atomic.Int64 // TCP connections open now
+	conns   atomic.Int64 // TCP connections open now, and what they count for beyond one descriptor each
+	spliced atomic.Int64 // TCP connections that do not go through the Dialer
 	flows   *flowTable
 	// reversed is how many flows the UDP listeners inside containers have.
 	reversed atomic.Int64
@@ -261,8 +262,11 @@ func (fw *Forwarder) expireFlows() {
 	}
 }
 
-// Conns is the number of TCP connections now, Flows of UDP flows.
+// Conns is the number of TCP connections now, as the limits count them.
 func (fw *Forwarder) Conns() int { return int(fw.conns.Load()) }
+
+// Spliced is the number of TCP connections now that the Dialer does not know of.
+func (fw *Forwarder) Spliced() int { return int(fw.spliced.Load()) }
 
 // Flows is the number of UDP flows now.
 func (fw *Forwarder) Flows() int { return fw.flows.len() + int(fw.reversed.Load()) }

@@ -29,16 +29,24 @@ import (
 // hostDialTimeout bounds a connection to the host's loopback, where a full queue of a service drops the SYN.
 const hostDialTimeout = 10 * time.Second
 
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // hostAddr is where the connections of a Reverse Spec go.
 func (s Spec) hostAddr() netip.AddrPort {
 	if s.HostIP.Is6() {
 		return netip.AddrPortFrom(netip.IPv6Loopback(), s.Port)
 	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), s.Port)
+	return netip.AddrPortFrom(loopback4, s.Port)
 }
 
 // toHost carries a connection that was accepted inside a container.
 func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
+	if !s.more(spliceCost) {
+		s.fw.cfg.Drops.Add(drop.PublishLimit)
+		_ = c.SetLinger(0)
+		return
+	}
+	defer s.less(spliceCost)
 	d := net.Dialer{Timeout: hostDialTimeout}
 	host, err := d.DialContext(ctx, "tcp", s.spec.hostAddr().String())
 	if err != nil {
@@ -46,6 +54,8 @@ func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
 		s.fw.cfg.Log.Debug("connection to the host refused", "spec", s.spec.String(), "err", err)
 		return
 	}
+	s.fw.spliced.Add(1)
+	defer s.fw.spliced.Add(-1)
 	if err := splice(ctx, c, host.(*net.TCPConn)); err != nil {
 		s.fw.cfg.Log.Debug("connection to the host ended", "spec", s.spec.String(), "err", err)
 	}

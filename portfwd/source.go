@@ -15,6 +15,9 @@ type Target struct {
 	Addr6 netip.Addr `json:"addr6,omitzero"`
 	// Own are all addresses of the container; a client with one of them is shown under another.
 	Own []netip.Addr `json:"own,omitempty"`
+	// Inside, when not nil, connects clients on the host's loopback without the Dialer. It stays the caller's, who
+	// closes it after the port is removed.
+	Inside *Inside `json:"-"`
 }
 
 // sources decides which address a container sees as the client's.

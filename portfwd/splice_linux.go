@@ -36,6 +36,8 @@ var errStopped = errors.New("the port is not published any more")
 // splice joins a and b until both directions have ended, one side was reset, or ctx ends. Both are closed then, with
 // a reset unless both directions ended in order.
 func splice(ctx context.Context, a, b *net.TCPConn) error {
+	avoidPacing(a)
+	avoidPacing(b)
 	j := &joint{a: a, b: b}
 	stop := context.AfterFunc(ctx, func() { j.fail(errStopped) })
 	defer stop()
@@ -46,6 +48,17 @@ func splice(ctx context.Context, a, b *net.TCPConn) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.err
+}
+
+// avoidPacing has c sent by window alone. Both connections stay in this host's memory, where nothing is ever lost;
+// where BBR is the default its timers cost half of the throughput (11 of 25 Gbit/s).
+func avoidPacing(c *net.TCPConn) {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Reno is in every kernel and free to all. Without it the connection is as good, and slower.
+	_ = control(rc, func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") })
 }
 
 // joint is two connections that are one.
@@ -103,10 +116,15 @@ func (j *joint) fail(err error) {
 	}
 }
 
+// turnBytes is what a direction moves before others get their turn, should it never have to wait: some 3 ms. A turn wakes
+// the runtime's monitor, so that one for each MiB costs a fifth of the throughput.
+const turnBytes = 8 << 20
+
 // pump is one direction of a connection.
 type pump struct {
 	pipe *sys.Pipe // nil while there is nothing to move
 	n    int       // moved by the last fill
+	run  int       // moved since the last turn of others
 	err  error     // of the last call
 }
 
@@ -134,6 +152,10 @@ func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
 		}
 		if p.err != nil {
 			return fmt.Errorf("send to %s: %w", dst.RemoteAddr(), p.err)
+		}
+		if p.run += p.n; p.run >= turnBytes {
+			p.run = 0
+			sys.Yield()
 		}
 	}
 }

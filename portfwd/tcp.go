@@ -96,10 +96,50 @@ func (s *tcpServer) forward(ctx context.Context, c *net.TCPConn) {
 	from, to := s.fw.sources.route(client, s.target, s.spec.Port)
 	// Without keepalive the connection is as good, only slower to be missed.
 	_ = c.SetKeepAliveConfig(keepAlive)
+	if client.Addr().IsLoopback() && s.splice(ctx, c, to) {
+		return
+	}
 	if err := s.fw.cfg.Dialer.Forward(ctx, c, from, to); err != nil {
 		s.fw.cfg.Log.Debug("forwarded connection ended", "client", client, "to", to, "err", err)
 	}
 }
+
+// splice carries a connection of the host itself from inside the container's namespace, past the Network. It
+// reports false when that cannot be, or the container refuses its own address what it may give the gateway's.
+func (s *tcpServer) splice(ctx context.Context, c *net.TCPConn, to netip.AddrPort) bool {
+	if s.target.Inside == nil || !s.more(spliceCost) {
+		return false
+	}
+	defer s.less(spliceCost)
+	inside, err := s.target.Inside.Dial(ctx, to)
+	if err != nil {
+		if !errors.Is(err, errNotInside) {
+			s.fw.cfg.Log.Debug("connection from inside the container failed", "to", to, "err", err)
+		}
+		return false
+	}
+	s.fw.spliced.Add(1)
+	defer s.fw.spliced.Add(-1)
+	if err := splice(ctx, c, inside); err != nil {
+		s.fw.cfg.Log.Debug("spliced connection ended", "to", to, "err", err)
+	}
+	return true
+}
+
+// spliceCost is how many descriptors a spliced connection has at most beside the client's: one more socket, and
+// a pipe for each direction that waits for room.
+const spliceCost = 5
+
+// more counts n further descriptors, unless there may not be as many.
+func (s *tcpServer) more(n int64) bool {
+	if s.fw.conns.Add(n) <= int64(s.fw.cfg.Limits.Conns) {
+		return true
+	}
+	s.less(n)
+	return false
+}
+
+func (s *tcpServer) less(n int64) { s.fw.conns.Add(-n) }
 
 // clientOf is the peer of c. A socket of IPv4 gives an IPv4 address; a v4-mapped one stays as it is,
 // because it came in by IPv6.

@@ -194,7 +194,8 @@ func TestLU11(t *testing.T) {
 	}
 }
 
-// LU-12: a remote client is seen as itself, and a local one as the gateway or itself; never as loopback.
+// LU-12: a remote client is seen as itself, and a local one as the gateway, itself or (TestSplice) the sandbox; never as
+// loopback.
 func TestLU12(t *testing.T) {
 	t.Parallel()
 	r := rig.Start(t)
@@ -214,7 +215,7 @@ func TestLU12(t *testing.T) {
 			{r.X1, f.host, []netip.Addr{f.x1}},
 			{r.X2, f.host2, []netip.Addr{f.x2}},
 			{r.H, f.host, []netip.Addr{f.host, f.gateway}},
-			{r.H, f.loopback, []netip.Addr{f.gateway}},
+			{r.H, f.loopback, []netip.Addr{f.gateway, f.own}},
 		} {
 			c := tt.from.DialTCP(t, at(tt.to, port))
 			b, err := io.ReadAll(c)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/bridge"
 	"github.com/usernet/usernet/stack/gateway"
 	"github.com/usernet/usernet/stack/ip"
@@ -20,6 +21,7 @@ type endpoint struct {
 	spec   spec.Endpoint // Names, Resolver and Accept are guarded by Network.mu
 	dev    *tap.Device
 	port   *bridge.Port
+	inside portfwd.Inside // connects published ports from inside the container
 	reader sync.WaitGroup // runs dev until it is closed
 }
 
@@ -139,6 +141,20 @@ func (n *Network) read(e *endpoint) {
 	}
 }
 
+// Socket takes over an unconnected TCP socket of the container's network namespace. With two of a family, clients on
+// the host's loopback are connected to published ports from inside the container. It may be anything: it is checked,
+// and closed on an error.
+func (n *Network) Socket(endpointID string, f *os.File) error {
+	n.mu.Lock()
+	e := n.endpoints[endpointID]
+	n.mu.Unlock()
+	if e == nil {
+		f.Close()
+		return fmt.Errorf("take a socket of endpoint %s: not attached", endpointID)
+	}
+	return e.inside.Add(f)
+}
+
 // Detach takes a container off the Network and closes its TAP.
 func (n *Network) Detach(id string) error {
 	n.mu.Lock()
@@ -153,7 +169,7 @@ func (n *Network) Detach(id string) error {
 }
 
 func (n *Network) detach(e *endpoint) error {
-	err := e.dev.Close()
+	err := errors.Join(e.dev.Close(), e.inside.Close())
 	e.reader.Wait()
 	// The neighbours go first: once the switch has freed the addresses another Endpoint may have them.
 	for _, a := range e.spec.Addrs {

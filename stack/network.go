@@ -206,7 +206,7 @@ func (n *Network) Publish(id string, s portfwd.Spec, f *os.File, endpointID stri
 		f.Close()
 		return fmt.Errorf("publish %s: endpoint %s is not attached", s, endpointID)
 	}
-	var t portfwd.Target
+	t := portfwd.Target{Inside: &e.inside}
 	for _, a := range e.spec.Addrs {
 		if a.Is4() && !t.Addr4.IsValid() {
 			t.Addr4 = a
@@ -293,7 +293,7 @@ func (n *Network) Stats() spec.Stats {
 	n.mu.Unlock()
 	return spec.Stats{
 		Drops:    n.drops.Snapshot(),
-		TCPFlows: n.gateway.Flows(), UDPFlows: n.udp.Flows() + n.publish.Flows(), PingFlows: n.ping.Flows(),
+		TCPFlows: n.gateway.Flows() + n.publish.Spliced(), UDPFlows: n.udp.Flows() + n.publish.Flows(), PingFlows: n.ping.Flows(),
 		Endpoints: endpoints, Ports: ports,
 	}
 }
@@ -313,7 +313,7 @@ func (n *Network) Close() error {
 	var errs []error
 	errs = append(errs, n.publish.Close())
 	for _, e := range all { // the switch ends with them, so it need not forget each
-		errs = append(errs, e.dev.Close())
+		errs = append(errs, e.dev.Close(), e.inside.Close())
 		e.reader.Wait()
 	}
 	errs = append(errs, n.auto.Close(), n.dns.Close(), n.gateway.Close(), n.udp.Close(), n.ping.Close())

@@ -1,7 +1,6 @@
 package pasta
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -32,7 +31,6 @@ import (
 var (
 	localGuest4   = netip.MustParsePrefix("169.254.2.1/16")
 	localGateway4 = netip.MustParseAddr("169.254.2.2")
-	localGuest6   = netip.MustParsePrefix("fe80::2/64")
 	localGateway6 = netip.MustParseAddr("fe80::1")
 	localSubnet6  = netip.MustParsePrefix("fe80::/64")
 
@@ -95,9 +93,6 @@ func makePlan(o *Options, h Host, r Resolv) (*Plan, error) {
 		p.Network.MTU = idleMTU
 	}
 	p.Link = plumb.Link{EndpointID: endpointID, Name: deviceName(o, h), MTU: p.Network.MTU, MAC: o.NSMAC}
-	if p.Link.MAC.IsZero() {
-		p.Link.MAC = drawMAC()
-	}
 	if p.Link.MAC == p.Network.GatewayMAC {
 		return nil, fmt.Errorf("Invalid MAC address: %v is the gateway's, see --mac-addr", p.Link.MAC)
 	}
@@ -107,15 +102,6 @@ func makePlan(o *Options, h Host, r Resolv) (*Plan, error) {
 	p.maps(o, h)
 	p.endpoint(o)
 	return p, nil
-}
-
-// drawMAC draws a locally administered address, as the kernel would. The Network is told of it, so that it need not ask
-// the container where it is.
-func drawMAC() l2.MAC {
-	var m l2.MAC
-	_, _ = rand.Read(m[:]) // never fails
-	m[0] = m[0]&^1 | 2
-	return m
 }
 
 // deviceName is the name of the interface in the namespace.
@@ -198,7 +184,6 @@ func (p *Plan) place6(o *Options, h Side) {
 		n.Subnet6 = addrs[0].Masked()
 		p.Link.Addr6, p.Link.Addrs = addrs[0], append(p.Link.Addrs, addrs[1:]...)
 	} else {
-		p.Link.LinkLocal = []netip.Prefix{localGuest6}
 		n.Autoconf.NoDHCP6, n.Autoconf.NoRA = true, true
 	}
 	n.Gateway6 = h.Gateway

@@ -57,6 +57,9 @@ type Config struct {
 	DNS []netip.AddrPort
 	// Publish are ports to bind at the start.
 	Publish []portfwd.Spec
+	// Splice is control.PrivateConfig's: clients on the host's loopback are spliced and appear with the container's own
+	// address.
+	Splice bool
 	// Capture, when not nil, receives everything that passes the switch in pcap form; it stays the caller's.
 	Capture *os.File
 
@@ -103,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (shim.Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return network{p}, nil
+	return newNetwork(p, cfg.Log), nil
 }
 
 func open(ctx context.Context, cfg *Config, event func(datapath.Event)) (*control.Private, error) {
@@ -118,7 +121,7 @@ func open(ctx context.Context, cfg *Config, event func(datapath.Event)) (*contro
 		},
 		Log: cfg.Log, Event: event,
 	}, control.PrivateConfig{
-		Network: cfg.Network, Endpoint: cfg.Endpoint, Hosts: cfg.Hosts, Publish: cfg.Publish, Capture: cfg.Capture,
+		Network: cfg.Network, Endpoint: cfg.Endpoint, Hosts: cfg.Hosts, Publish: cfg.Publish, Capture: cfg.Capture, Splice: cfg.Splice,
 	})
 }
 
@@ -133,7 +136,7 @@ func (s *Session) attach(ctx context.Context, cfg *Config) (err error) {
 				return nil, err
 			}
 			s.private = p
-			return network{p}, nil
+			return newNetwork(p, cfg.Log), nil
 		},
 		Log:       cfg.Log,
 		HelperLog: shim.LogOptions{On: cfg.Log != nil, Level: cfg.Level},
@@ -219,10 +222,14 @@ func (s *Session) Close() error {
 // network is a Private as the shim asks for it.
 type network struct{ *control.Private }
 
+func newNetwork(p *control.Private, log *slog.Logger) shim.Network {
+	return shim.WithSockets(network{p}, p.WantSockets(), p.UseSockets, log)
+}
+
 // Started has nobody to tell.
 func (network) Started(int) {}
 
-// Changes are never made to a private Network.
+// Changes of the Network itself there are none.
 func (network) Changes() <-chan shim.Change { return nil }
 
 // end is the end of the TAP, as the datapath tells of it.

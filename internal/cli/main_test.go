@@ -57,6 +57,7 @@ func (idleBackend) Attach(_ spec.Endpoint, f *os.File, _ tap.Info) error        
 func (idleBackend) Update(spec.Endpoint) error                                   { return nil }
 func (idleBackend) Detach(string) error                                          { return nil }
 func (idleBackend) Publish(_ string, _ portfwd.Spec, f *os.File, _ string) error { return f.Close() }
+func (idleBackend) Socket(_ string, f *os.File) error                            { return f.Close() }
 func (idleBackend) Unpublish(string) error                                       { return nil }
 func (idleBackend) SetDNS(dnsproxy.Config)                                       {}
 func (idleBackend) HostChanged()                                                 {}

@@ -116,13 +116,13 @@ func (s *session) startPrivate(p *plan) func(context.Context, int) (shim.Network
 			},
 			Log: s.log,
 		}, control.PrivateConfig{
-			Network: p.network, Endpoint: p.endpoint, Hosts: hosts, Publish: s.publish, Capture: s.capture,
+			Network: p.network, Endpoint: p.endpoint, Hosts: hosts, Publish: s.publish, Capture: s.capture, Splice: true,
 		})
 		if err != nil {
 			return nil, err
 		}
 		s.entry.Addrs = p.endpoint.Addrs
-		return s.show(pid, private{c}, c)
+		return s.show(pid, shim.WithSockets(private{c}, c.WantSockets(), c.UseSockets, s.log), c)
 	}
 }
 
@@ -132,7 +132,7 @@ type private struct{ *control.Private }
 // Started has nobody to tell.
 func (private) Started(int) {}
 
-// Changes are never made to a private Network.
+// Changes of the Network itself there are none.
 func (private) Changes() <-chan shim.Change { return nil }
 
 // localNames are what the Network's name server answers without asking anyone.

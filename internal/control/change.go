@@ -173,6 +173,21 @@ func (s *supervisor) publish(network, id string, ls []portfwd.Listener) error {
 	return nil
 }
 
+// sockets owns what of files the datapath takes, and returns how many of them, from the first on.
+func (s *supervisor) sockets(network, id string, files []*os.File) (taken int, err error) {
+	e, err := s.want.endpoint(network, id)
+	if err != nil {
+		return 0, fmt.Errorf("endpoint %s: %w", id, err)
+	}
+	for i, f := range files {
+		if err := s.send(datapath.Socket(network, id, f)); err != nil {
+			return i, err
+		}
+		e.sockets = append(e.sockets, f)
+	}
+	return len(files), nil
+}
+
 func (s *supervisor) unpublish(network, id string, specs []portfwd.Spec) error {
 	e, err := s.want.endpoint(network, id)
 	if err != nil {

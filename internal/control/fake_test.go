@@ -128,6 +128,12 @@ func (b *fakeBackend) Publish(id string, s portfwd.Spec, f *os.File, endpoint st
 	return nil
 }
 
+func (b *fakeBackend) Socket(endpoint string, f *os.File) error {
+	b.tell("socket", endpoint)
+	_, err := f.WriteString("s")
+	return errors.Join(err, f.Close())
+}
+
 func (b *fakeBackend) Unpublish(id string) error {
 	b.ports[id].Close()
 	delete(b.ports, id)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -26,6 +27,9 @@ type PrivateConfig struct {
 	Hosts map[string][]netip.Addr
 	// Publish are ports to bind at the start.
 	Publish []portfwd.Spec
+	// Splice has clients on the host's loopback connected to published TCP ports from inside the sandbox, as soon as
+	// WantSockets was answered. They appear with the sandbox's own address then, instead of the gateway's.
+	Splice bool
 	// Capture, when not nil, receives everything that passes the switch in pcap form; it stays the caller's.
 	Capture *os.File
 }
@@ -42,7 +46,9 @@ type Private struct {
 	err     error          // why it refused; written before added is closed
 	wg      sync.WaitGroup // add
 	waiting []portfwd.Listener
-	there   bool // the Endpoint is attached; like waiting it is the supervisor's, and Close's after its end
+	there   bool                // the Endpoint is attached; like waiting it is the supervisor's, and Close's after its end
+	wants   chan []plumb.Socket // nil when none are ever wanted; of one element
+	asked   sync.Once           // for sockets
 
 	// mu guards what follows; nothing is called while it is held.
 	mu    sync.Mutex
@@ -52,6 +58,9 @@ type Private struct {
 // StartPrivate binds the ports, begins to start the datapath and returns; Attach waits for it.
 func StartPrivate(ctx context.Context, cfg Config, of PrivateConfig) (*Private, error) {
 	p := &Private{cfg: of, added: make(chan struct{})}
+	if of.Splice {
+		p.wants = make(chan []plumb.Socket, 1)
+	}
 	if len(of.Publish) > 0 {
 		var err error
 		if p.waiting, err = p.listen(of.Publish); err != nil {
@@ -109,6 +118,7 @@ func (p *Private) Attach(endpointID string, dev *os.File, info tap.Info) error {
 			return errors.Join(err, s.detach(p.cfg.Network.ID, endpointID))
 		}
 		p.waiting, p.there = nil, true
+		p.askSockets(p.Ports())
 		return nil
 	})
 	if err != nil {
@@ -156,6 +166,9 @@ func (p *Private) serve(ls []portfwd.Listener) error {
 			return err
 		}
 		p.setPorts(append(p.Ports(), specsOf(ls)...))
+		if p.there {
+			p.askSockets(specsOf(ls))
+		}
 		return nil
 	})
 	if err != nil {

@@ -34,6 +34,8 @@ type endpoint struct {
 	tap   *os.File
 	info  tap.Info
 	ports map[string]portfwd.Listener // by portID
+	// sockets are of its network namespace, for the datapath to make connections there.
+	sockets []*os.File
 }
 
 func newWant() want {
@@ -86,7 +88,7 @@ func (w *want) requests() iter.Seq[datapath.Request] {
 			return
 		}
 		for _, part := range []func(id string, n *network, yield func(datapath.Request) bool) bool{
-			requestNetwork, requestEndpoints, requestPorts,
+			requestNetwork, requestEndpoints, requestSockets, requestPorts,
 		} {
 			for id, n := range w.networks {
 				if !part(id, n, yield) {
@@ -118,6 +120,17 @@ func requestEndpoints(id string, n *network, yield func(datapath.Request) bool) 
 	return true
 }
 
+func requestSockets(id string, n *network, yield func(datapath.Request) bool) bool {
+	for _, e := range n.endpoints {
+		for _, f := range e.sockets {
+			if !yield(datapath.Socket(id, e.spec.ID, f)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func requestPorts(id string, n *network, yield func(datapath.Request) bool) bool {
 	for _, e := range n.endpoints {
 		for port, l := range e.ports {
@@ -144,6 +157,9 @@ func (w *want) close() {
 
 func (e *endpoint) close() {
 	e.tap.Close()
+	for _, f := range e.sockets {
+		f.Close()
+	}
 	for _, l := range e.ports {
 		l.File.Close()
 	}

@@ -94,11 +94,12 @@ func (b *fakeBackend) Publish(id string, _ portfwd.Spec, f *os.File, _ string) e
 	b.files[id] = f
 	return nil
 }
-func (b *fakeBackend) Unpublish(id string) error { return b.files[id].Close() }
-func (b *fakeBackend) SetDNS(dnsproxy.Config)    {}
-func (b *fakeBackend) HostChanged()              {}
-func (b *fakeBackend) Stats() spec.Stats         { return spec.Stats{Endpoints: len(b.files)} }
-func (b *fakeBackend) Close() error              { return nil }
+func (*fakeBackend) Socket(_ string, f *os.File) error { return f.Close() }
+func (b *fakeBackend) Unpublish(id string) error       { return b.files[id].Close() }
+func (b *fakeBackend) SetDNS(dnsproxy.Config)          {}
+func (b *fakeBackend) HostChanged()                    {}
+func (b *fakeBackend) Stats() spec.Stats               { return spec.Stats{Endpoints: len(b.files)} }
+func (b *fakeBackend) Close() error                    { return nil }
 
 // patience is how long a test waits for what should be there at once.
 const patience = 20 * time.Second

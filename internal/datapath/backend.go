@@ -20,6 +20,9 @@ type Backend interface {
 	Detach(id string) error
 	Publish(id string, s portfwd.Spec, f *os.File, endpoint string) error
 	Unpublish(id string) error
+	// Socket is given an unconnected TCP socket of the Endpoint's network namespace, or what somebody in there
+	// says is one.
+	Socket(endpoint string, f *os.File) error
 	SetDNS(c dnsproxy.Config)
 	HostChanged()
 	Stats() spec.Stats

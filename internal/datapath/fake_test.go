@@ -119,6 +119,12 @@ func (b *fakeBackend) Publish(id string, s portfwd.Spec, f *os.File, endpoint st
 	return nil
 }
 
+func (b *fakeBackend) Socket(endpoint string, f *os.File) error {
+	defer f.Close()
+	b.note("socket %s", endpoint)
+	return nil
+}
+
 func (b *fakeBackend) Unpublish(id string) error { b.note("unpublish %s", id); return nil }
 func (b *fakeBackend) SetDNS(c dnsproxy.Config)  { b.note("dns %v %v", c.Upstreams, c.Hosts) }
 func (b *fakeBackend) HostChanged()              { b.note("host changed") }

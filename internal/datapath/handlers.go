@@ -32,6 +32,7 @@ var handlers = map[kind]handler{
 	kindInventory:     {plain: (*server).inventory},
 	kindAttach:        {file: (*server).attach},
 	kindPublish:       {file: (*server).publish},
+	kindSocket:        {file: (*server).socket},
 	kindCapture:       {file: (*server).capture},
 }
 
@@ -246,6 +247,18 @@ func (s *server) publish(body json.RawMessage, f *os.File) error {
 		s.held.add(q.entry())
 		return nil
 	})
+}
+
+func (s *server) socket(body json.RawMessage, f *os.File) error {
+	q, err := parse[idRequest](body)
+	if err == nil {
+		var b Backend
+		if b, err = s.find(q.Network); err == nil {
+			return b.Socket(q.ID, f)
+		}
+	}
+	f.Close()
+	return err
 }
 
 func (s *server) capture(body json.RawMessage, f *os.File) error {

@@ -13,7 +13,7 @@ import (
 
 // ProtocolVersion is what both sides must speak. They are one binary, so it differs only when
 // control outlives a replaced binary.
-const ProtocolVersion = 3
+const ProtocolVersion = 4
 
 // MaxMessage bounds a message in bytes. The largest ones are a Network with its extra hosts and an
 // Endpoint with its names; 64 KiB hold about a thousand of either, and the kernel's default socket
@@ -40,6 +40,7 @@ const (
 	kindDetach        kind = "detach"
 	kindPublish       kind = "publish" // with the listener
 	kindUnpublish     kind = "unpublish"
+	kindSocket        kind = "socket"  // with the socket
 	kindCapture       kind = "capture" // with the file
 	kindStats         kind = "stats"
 	kindInventory     kind = "inventory"

@@ -82,6 +82,12 @@ func Unpublish(network, id string) Request {
 	return Request{kind: kindUnpublish, body: idRequest{network, id}, what: network + "/" + id}
 }
 
+// Socket gives the datapath a duplicate of an unconnected TCP socket of an Endpoint's network namespace, which stays
+// the caller's.
+func Socket(network, endpoint string, f *os.File) Request {
+	return Request{kind: kindSocket, body: idRequest{network, endpoint}, file: f, what: network + "/" + endpoint}
+}
+
 // Capture has everything that passes the switch of a Network written to f, which stays the caller's; more says
 // that an earlier datapath has begun the file.
 func Capture(network string, f *os.File, more bool) Request {

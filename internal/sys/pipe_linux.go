@@ -2,13 +2,14 @@ package sys
 
 import (
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is what a Pipe is asked to hold. A slot of a pipe refers to a fragment of a packet, up to 32 KiB on
-// loopback, so the 16 slots there are by default would often do; a user over the kernel's bound for pipes
-// (pipe-user-pages-soft) keeps those.
+// pipeSize is what a Pipe is asked to hold and the most that is moved at once: the largest an ordinary user may have.
+// Each move wakes the receiver, so fewer are better: 25 Gbit/s with 1 MiB, 21 with 256 KiB, 18 with 128 KiB where plain
+// loopback has 27. A user over the kernel's bound for all pipes (pipe-user-pages-soft) gets smaller ones.
 const pipeSize = 1 << 20
 
 // maxIdlePipes are kept for the next who needs one: as many directions as are busy at the same moment on the cores of a
@@ -16,6 +17,10 @@ const pipeSize = 1 << 20
 const maxIdlePipes = 32
 
 // Pipe carries bytes from one socket to another inside the kernel. It belongs to one goroutine.
+//
+// Its calls are quiet: the scheduler is not told of them, or its monitor would move the only P to another thread in the middle of
+// every long one (20 instead of 25 Gbit/s). They never wait, and the longest, of 1 MiB, takes less than a millisecond; who
+// makes many in a row calls Yield.
 type Pipe struct {
 	r, w int
 	n    int // bytes inside
@@ -63,14 +68,15 @@ func (p *Pipe) Put() {
 // end of the stream. It never waits: EAGAIN says that there is nothing.
 func (p *Pipe) Fill(fd uintptr) (int, error) {
 	for {
-		n, err := unix.Splice(int(fd), nil, p.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		if err == unix.EINTR {
-			continue
+		n, errno := spliceQuietly(int(fd), p.w, pipeSize)
+		switch errno {
+		case unix.EINTR:
+		case 0:
+			p.n += n
+			return n, nil
+		default:
+			return 0, errno
 		}
-		if err == nil {
-			p.n += int(n)
-		}
-		return int(n), err
 	}
 }
 
@@ -78,14 +84,20 @@ func (p *Pipe) Fill(fd uintptr) (int, error) {
 // that the socket has no room.
 func (p *Pipe) Drain(fd uintptr) (left int, err error) {
 	for p.n > 0 {
-		n, err := unix.Splice(p.r, nil, int(fd), nil, p.n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return p.n, err
+		n, errno := spliceQuietly(p.r, int(fd), p.n)
+		switch errno {
+		case unix.EINTR:
+		case 0:
+			p.n -= n
 		default:
-			p.n -= int(n)
+			return p.n, errno
 		}
 	}
 	return 0, nil
+}
+
+func spliceQuietly(from, to, n int) (int, syscall.Errno) {
+	moved, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
+		unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	return int(moved), errno
 }
