@@ -16,8 +16,8 @@ const (
 	gcPercentMany = 100
 	// fewNetworks is how many pay gcPercent; twice as many pay the half of it beyond gcPercentMany, and so on.
 	fewNetworks = 16
-	// memoryLimit is where the collector starts to work harder instead of growing: twice the cap on
-	// all TCP buffers together, 512 MiB.
+	// memoryLimit is where the collector starts to work harder instead of growing: four times what 32 busy flows
+	// may buffer, 256 MiB.
 	memoryLimit = 1 << 30
 
 	// trimNetworks is how many Networks it takes for their memory, 200 KiB each, to be worth a collection.

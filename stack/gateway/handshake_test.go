@@ -80,7 +80,7 @@ func TestBufferSize(t *testing.T) {
 	for _, tc := range []struct {
 		flows int
 		want  int64
-	}{{0, maxBuffer}, {1, maxBuffer}, {256, maxBuffer}, {512, maxBuffer / 2}, {4096, minBuffer}, {100000, minBuffer}} {
+	}{{0, maxBuffer}, {1, maxBuffer}, {32, maxBuffer}, {64, maxBuffer / 2}, {4096, minBuffer}, {100000, minBuffer}} {
 		if got := bufferSize(tc.flows); got != tc.want {
 			t.Errorf("bufferSize(%d) = %d, want %d", tc.flows, got, tc.want)
 		}

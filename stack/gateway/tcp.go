@@ -23,12 +23,18 @@ const protoTCP = 6
 
 // TCP buffers of a flow. They are limits, not allocations: an idle flow holds none of it.
 const (
-	// maxBuffer fills a path of 1 ms at 8 Gbit/s, which is what a reader scheduled late costs on loopback.
-	maxBuffer = 1 << 20
+	// maxBuffer is what it takes for the container to go on sending while we write, and to read long bursts instead of
+	// waking up for each 64 KiB; netstack offers half of it as the window. One stream up, MTU 1500, needs 0.40 s of CPU
+	// per GB with 1 MiB, 0.35 with 2 and 0.31 with 4, and is 1.7, 1.8 and 2.2 times as fast as a plain relay.
+	maxBuffer = 4 << 20
+	// maxSend is the most that is queued towards the container. More gains nothing, as a segment is sent when it is made, and
+	// costs fairness: a flow that fills 4 MiB in its turn left others a quarter of their share.
+	maxSend = 1 << 20
 	// minBuffer is what a flow has when thousands share the budget: 64 KiB is one TSO segment.
 	minBuffer = 64 << 10
-	// bufferBudget bounds what slow readers can make us hold over all flows and both directions.
-	bufferBudget = 512 << 20
+	// bufferBudget is what 32 flows may buffer together, in both directions. What a flow may is settled when it
+	// begins, so 2048 slow readers can make us hold 1 GiB.
+	bufferBudget = 256 << 20
 	// initialWindow is the window a SYN-ACK offers; netstack scales from there.
 	initialWindow = maxBuffer
 )
@@ -56,7 +62,7 @@ func (g *Gateway) setTCPOptions() error {
 	moderate := tcpip.TCPModerateReceiveBufferOption(false) // bufferSize decides instead
 	nagle := tcpip.TCPDelayEnabled(false)
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: maxBuffer, Max: maxBuffer}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: maxBuffer, Max: maxBuffer}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: maxSend, Max: maxSend}
 	// SYN-ACKs go out at 0, 1, 3, 7 s; handshakeTimeout ends the wait.
 	syn := tcpip.TCPSynRetriesOption(3)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &moderate, &nagle, &rcv, &snd, &syn} {
@@ -325,7 +331,7 @@ func setFlowOptions(ep tcpip.Endpoint, flows int) {
 	o := ep.SocketOptions()
 	if size := bufferSize(flows); size < maxBuffer {
 		o.SetReceiveBufferSize(size, true)
-		o.SetSendBufferSize(size, true)
+		o.SetSendBufferSize(min(size, maxSend), true)
 	}
 	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
 	ep.SetSockOpt(&idle)
