@@ -77,20 +77,35 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 // Forward implements portfwd.Dialer.
 func (in *inside) Forward(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	defer client.Close()
-	fd, release, err := in.socket(unix.SOCK_STREAM, from, to)
-	if err != nil {
-		_ = client.SetLinger(0)
-		return err
-	}
-	defer release()
-	server, err := connect(ctx, fd, to)
+	server, release, err := in.dial(ctx, from, to)
 	if err != nil {
 		_ = client.SetLinger(0) // refused is refused
 		return fmt.Errorf("connect to %s in the container: %w", to, err)
 	}
+	defer release()
 	defer server.Close()
 	relay(ctx, client, server)
 	return ctx.Err()
+}
+
+// dial opens a connection inside; release is to be called when it is closed. A client may have two connections from one
+// port, to two addresses of the host that lead to one port of the container: the second has another port then.
+func (in *inside) dial(ctx context.Context, from, to netip.AddrPort) (c *net.TCPConn, release func(), err error) {
+	for _, port := range []uint16{from.Port(), 0} {
+		var fd int
+		fd, release, err = in.socket(unix.SOCK_STREAM, netip.AddrPortFrom(from.Addr(), port), to)
+		if err != nil {
+			return nil, nil, err
+		}
+		if c, err = connect(ctx, fd, to); err == nil {
+			return c, release, nil
+		}
+		release()
+		if !errors.Is(err, unix.EADDRNOTAVAIL) {
+			break
+		}
+	}
+	return nil, nil, err
 }
 
 // connect connects a non-blocking socket, which it takes over.

@@ -64,6 +64,11 @@ func enter(path string) (*inside, error) {
 	if err != nil {
 		return nil, err
 	}
+	return enterFile(ns, path)
+}
+
+// enterFile is enter for an open namespace, which it takes over.
+func enterFile(ns *os.File, path string) (*inside, error) {
 	nl, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("enter network namespace %s: %w", path, err), ns.Close())

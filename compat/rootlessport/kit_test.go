@@ -103,21 +103,17 @@ func settled(addrs ...string) error {
 	}
 }
 
+// newNamespace makes one and comes back: the thread may be the process's first, which names its namespace.
 func newNamespace(t *testing.T) *os.File {
 	t.Helper()
-	type result struct {
-		ns  netns.NsHandle
-		err error
-	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		ns, err := netns.New()
-		made <- result{ns, err}
-	}()
-	r := <-made
-	must(t, r.err)
-	f := os.NewFile(uintptr(r.ns), "container")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	host, err := netns.Get()
+	must(t, err)
+	defer host.Close()
+	ns, err := netns.New()
+	must(t, err, netns.Set(host))
+	f := os.NewFile(uintptr(ns), "container")
 	t.Cleanup(func() { f.Close() })
 	return f
 }
