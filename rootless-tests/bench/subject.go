@@ -124,7 +124,7 @@ var hostLoopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 func (b *builder) kernel(s *sandbox, _ uint16) error {
 	s.out = b.to(hostLoopback)
-	s.across = s.out.tcp
+	s.across, s.in = s.out.tcp, s.out.tcp
 	_, err := s.startAgent(exec.Command(b.program("bench"), agentRole))
 	return err
 }
@@ -146,7 +146,7 @@ func (b *builder) relay(s *sandbox, _ uint16) error {
 		at, _ = netip.ParseAddrPort(word)
 		return ok && at.IsValid()
 	})
-	s.out, s.across = path{tcp: at}, at
+	s.out, s.across, s.in = path{tcp: at}, at, at
 	return err
 }
 

@@ -39,6 +39,10 @@ func sample() *Result {
 	for s, v := range map[Subject]float64{Usernet: 20, Pasta: 25, Slirp: 40} {
 		r.Add(s, 0, StartUp, v)
 	}
+	for _, m := range []Measure{PublishedUp, PublishedDown} {
+		r.Add(Kernel, 0, m, 20)
+		r.Add(Usernet, 1500, m, 16)
+	}
 	for s, v := range map[Subject]float64{Relay: 12, Usernet: 9, Podman: 24} {
 		r.Add(s, 1500, Across, v)
 	}
@@ -218,8 +222,8 @@ func TestSVG(t *testing.T) {
 		}
 	}
 	// Background; three measures of two subjects without an MTU and three with two; three start-ups; two measures of
-	// containers of one network.
-	if want := 1 + 3*(2+3*2) + 3 + 3 + 2; rects != want {
+	// containers of one network; two of published ports, of two subjects.
+	if want := 1 + 3*(2+3*2) + 3 + 3 + 2 + 2*2; rects != want {
 		t.Errorf("%d rectangles, want %d", rects, want)
 	}
 	for _, want := range []string{"usernet 65520", "A&amp;B &lt;Fast&gt;", "lower is better", `width="148.0"`} {
