@@ -34,6 +34,8 @@ type Spec struct {
 	To netip.Addr `json:"to,omitzero"`
 	// Device is the interface of the host that the listener is bound to; empty means any.
 	Device string `json:"device,omitempty"`
+	// Loopback leads clients on the host's loopback to the container's, where that can be reached (Target.Inside): TCP only.
+	Loopback bool `json:"loopback,omitempty"`
 	// Reverse turns the two sides round: the socket is one of the container's network namespace (plumb.Socket),
 	// HostIP and HostPort are what it is bound to there, and connections and datagrams go to Port on the host's loopback
 	// address of the same family. Such a socket is never made by Listen.

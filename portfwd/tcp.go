@@ -96,12 +96,23 @@ func (s *tcpServer) forward(ctx context.Context, c *net.TCPConn) {
 	from, to := s.fw.sources.route(client, s.target, s.spec.Port)
 	// Without keepalive the connection is as good, only slower to be missed.
 	_ = c.SetKeepAliveConfig(keepAlive)
-	if client.Addr().IsLoopback() && s.splice(ctx, c, to) {
+	if client.Addr().IsLoopback() && s.splice(ctx, c, s.inside(to)) {
 		return
 	}
 	if err := s.fw.cfg.Dialer.Forward(ctx, c, from, to); err != nil {
 		s.fw.cfg.Log.Debug("forwarded connection ended", "client", client, "to", to, "err", err)
 	}
+}
+
+// inside is where a connection of the host itself leads in the container's namespace.
+func (s *tcpServer) inside(to netip.AddrPort) netip.AddrPort {
+	switch {
+	case !s.spec.Loopback:
+		return to
+	case to.Addr().Is6():
+		return netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
+	}
+	return netip.AddrPortFrom(loopback4, to.Port())
 }
 
 // splice carries a connection of the host itself from inside the container's namespace, past the Network. It

@@ -36,7 +36,7 @@ const maxFixed = portfwd.MaxRange
 
 // fixedSpecs are the ports of the host that a table wants whoever listens. They are bound with the Network, so that
 // one in use is an error of the start.
-func fixedSpecs(in *forward.Table) ([]portfwd.Spec, error) {
+func fixedSpecs(in *forward.Table, loopback bool) ([]portfwd.Spec, error) {
 	var specs []portfwd.Spec
 	for _, r := range in.Rules {
 		if follows(r) {
@@ -46,7 +46,7 @@ func fixedSpecs(in *forward.Table) ([]portfwd.Spec, error) {
 			return nil, fmt.Errorf("More than %d ports to forward; add \"auto\" to the specifier for those that are in use only", maxFixed)
 		}
 		for i := range r.Ports() {
-			specs = append(specs, inSpec(r, i))
+			specs = append(specs, inSpec(r, i, loopback))
 		}
 	}
 	return specs, nil
@@ -57,10 +57,11 @@ func follows(r forward.Rule) bool {
 	return r.Flags&forward.Scan != 0 || r.Flags&forward.Weak != 0 && !r.To.IsValid()
 }
 
-// inSpec is the i-th port of an inbound rule.
-func inSpec(r forward.Rule, i int) portfwd.Spec {
+// inSpec is the i-th port of an inbound rule; loopback is --host-lo-to-ns-lo.
+func inSpec(r forward.Rule, i int, loopback bool) portfwd.Spec {
 	s := portfwd.Spec{
 		Proto: proto(r.Proto), HostPort: r.First + uint16(i), Port: r.ToPort + uint16(i), To: r.To, Device: r.Device,
+		Loopback: loopback && r.Proto == forward.TCP && !r.To.IsValid(),
 	}
 	if !r.Any() {
 		s.HostIP = r.Addr

@@ -18,7 +18,7 @@ import (
 
 // sessionConfig is what both ways to run have in common.
 func (r *runner) sessionConfig() (session.Config, error) {
-	publish, err := fixedSpecs(&r.in)
+	publish, err := fixedSpecs(&r.in, r.o.HostLoToNSLo)
 	if err != nil {
 		return session.Config{}, err
 	}
@@ -27,7 +27,7 @@ func (r *runner) sessionConfig() (session.Config, error) {
 	}
 	return session.Config{
 		Network: r.plan.Network, Endpoint: r.plan.Endpoint, Link: r.plan.Link, Routes: r.plan.Routes, Configure: true,
-		DNS: r.plan.DNS, Publish: publish, Capture: r.pcap, Log: r.log, Level: r.level, Stderr: r.stderr,
+		DNS: r.plan.DNS, Publish: publish, Capture: r.pcap, Splice: !r.o.NoSplice, Log: r.log, Level: r.level, Stderr: r.stderr,
 	}, nil
 }
 
@@ -91,7 +91,7 @@ func (r *runner) serve(ctx context.Context, n network, in shim.Namespace, fresh 
 	sockets := func(ctx context.Context, wanted []plumb.Socket) ([]*os.File, error) {
 		return shim.Sockets(ctx, in, wanted)
 	}
-	p, err := startPorts(ctx, n, sockets, kernelSides(sockets), fresh, r.in, r.out, r.log)
+	p, err := startPorts(ctx, n, sockets, kernelSides(sockets), fresh, r.o.HostLoToNSLo, r.in, r.out, r.log)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (r *runner) spawn() (int, error) {
 			if err != nil {
 				return nil, bindText(err)
 			}
-			return &spawned{Network: n, r: r, ctx: ctx, init: init}, nil
+			return &spawned{Opened: n, r: r, ctx: ctx, init: init}, nil
 		},
 		Stdio: r.stdio, Log: r.log,
 		InitLog: shim.LogOptions{On: r.o.Debug, Level: r.level},

@@ -31,10 +31,12 @@ type ports struct {
 	net     network
 	sockets makeSockets
 	log     *slog.Logger
-	changed chan struct{} // of one element: the tables are others
-	sides   sides
-	wg      sync.WaitGroup // scan
-	stop    context.CancelFunc
+	// loopback is --host-lo-to-ns-lo.
+	loopback bool
+	changed  chan struct{} // of one element: the tables are others
+	sides    sides
+	wg       sync.WaitGroup // scan
+	stop     context.CancelFunc
 
 	mu sync.Mutex // guards what follows, and serializes changes
 	// in and out are what is wanted, open is what there is.
@@ -76,13 +78,13 @@ func kernelSides(sockets makeSockets) sides {
 // startPorts opens what is missing and begins to look who listens, if a rule needs it. The ports of fixedSpecs(in) are
 // open already. An error of a rule that is not best effort is one of the start. fresh says that the namespace has just
 // been made.
-func startPorts(ctx context.Context, n network, sockets makeSockets, look sides, fresh bool, in, out forward.Table, log *slog.Logger) (*ports, error) {
+func startPorts(ctx context.Context, n network, sockets makeSockets, look sides, fresh, loopback bool, in, out forward.Table, log *slog.Logger) (*ports, error) {
 	p := &ports{
-		fresh: fresh,
-		net:   n, sockets: sockets, sides: look, log: log, changed: make(chan struct{}, 1),
+		fresh: fresh, loopback: loopback,
+		net: n, sockets: sockets, sides: look, log: log, changed: make(chan struct{}, 1),
 		open: map[portfwd.Spec]bool{}, failed: map[portfwd.Spec]bool{},
 	}
-	specs, err := fixedSpecs(&in)
+	specs, err := fixedSpecs(&in, p.loopback)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +131,7 @@ func (p *ports) set(ctx context.Context, in, out forward.Table) error {
 	if err := checkOut(&out); err != nil {
 		return err
 	}
-	if _, err := fixedSpecs(&in); err != nil {
+	if _, err := fixedSpecs(&in, p.loopback); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -303,7 +305,7 @@ func (p *ports) wanted(ctx context.Context) (map[portfwd.Spec]bool, error) {
 		}
 		for i := range r.Ports() {
 			if listens == nil || listens[r.ToPort+uint16(i)] {
-				want[inSpec(r, i)] = r.Flags&(forward.Weak|forward.Scan) == 0
+				want[inSpec(r, i, p.loopback)] = r.Flags&(forward.Weak|forward.Scan) == 0
 			}
 		}
 	}

@@ -163,7 +163,7 @@ func rules(t *testing.T, args string) (in, out forward.Table) {
 func (r *portsRig) start(t *testing.T, args string) error {
 	t.Helper()
 	in, out := rules(t, args)
-	specs, err := fixedSpecs(&in)
+	specs, err := fixedSpecs(&in, false)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (r *portsRig) start(t *testing.T, args string) error {
 		host:   func() (lookout, error) { r.host.open = true; return r.host, nil },
 		inside: func(context.Context) (lookout, error) { r.inside.open = true; return r.inside, nil },
 	}
-	p, err := startPorts(t.Context(), r.net, r.net.sockets, look, false, in, out, slog.New(slog.DiscardHandler))
+	p, err := startPorts(t.Context(), r.net, r.net.sockets, look, false, false, in, out, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

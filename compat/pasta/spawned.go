@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usernet/usernet/compat/session"
 	"github.com/usernet/usernet/internal/shim"
 	"github.com/usernet/usernet/tap"
 )
@@ -17,7 +18,7 @@ import (
 // Ports of the namespace are open before the command runs, so that it can use them at once. Without any its start does
 // not wait for a helper.
 type spawned struct {
-	shim.Network
+	*session.Opened
 	r      *runner
 	ctx    context.Context // ends with the sandbox
 	init   int             // a process in the namespaces
@@ -26,7 +27,7 @@ type spawned struct {
 
 // Attach gives the network its TAP, and opens ports.
 func (s *spawned) Attach(id string, dev *os.File, info tap.Info) error {
-	if err := s.Network.Attach(id, dev, info); err != nil {
+	if err := s.Opened.Attach(id, dev, info); err != nil {
 		return err
 	}
 	if len(s.r.out.Rules) == 0 {
@@ -41,7 +42,7 @@ func (s *spawned) Attach(id string, dev *os.File, info tap.Info) error {
 
 // Started begins to look who listens, and serves the configuration socket, if that has not begun.
 func (s *spawned) Started(pid int) {
-	s.Network.Started(pid)
+	s.Opened.Started(pid)
 	if s.served {
 		return
 	}
@@ -55,15 +56,11 @@ func (s *spawned) Started(pid int) {
 // Close ends what Attach or Started began, then the network.
 func (s *spawned) Close() error {
 	s.r.conf.close()
-	return s.Network.Close()
+	return s.Opened.Close()
 }
 
 func (s *spawned) serve(ctx context.Context) error {
-	n, ok := s.Network.(network)
-	if !ok {
-		return errors.New("the network forwards no ports")
-	}
-	return s.r.serve(ctx, n, shim.Namespace{PID: s.init}, true)
+	return s.r.serve(ctx, s.Opened, shim.Namespace{PID: s.init}, true)
 }
 
 // The namespace is being set up while its TAP comes here; how often to look, and for how long, whether its loopback is up.

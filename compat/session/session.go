@@ -101,12 +101,12 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 
 // Open begins to bring up the Network of cfg, for a sandbox that is made at the same time: it is what shim.Config
 // wants as Start. Target, TAP, Link, Routes and Configure have no meaning for it.
-func Open(ctx context.Context, cfg Config) (shim.Network, error) {
+func Open(ctx context.Context, cfg Config) (*Opened, error) {
 	p, err := open(ctx, &cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	return newNetwork(p, cfg.Log), nil
+	return &Opened{newNetwork(p, cfg.Log), p}, nil
 }
 
 func open(ctx context.Context, cfg *Config, event func(datapath.Event)) (*control.Private, error) {
