@@ -42,10 +42,10 @@ var Floors = []Floor{
 	{StartUp, AgainstPasta, 1},
 	// From container to container are the relay's four copies again, and nothing else.
 	{Across, AgainstRelay, 0.6},
-	// A client on the host's loopback is spliced: nothing is copied beyond what plain loopback copies. Seven tenths leave room
-	// for the third process that two CPUs are shared with.
-	{PublishedUp, AgainstKernel, 0.7},
-	{PublishedDown, AgainstKernel, 0.7},
+	// A client on the host's loopback is spliced: nothing is copied beyond what plain loopback copies. 0.82 was measured on two
+	// CPUs left alone, 0.63 while others were compiling: a third process has to have its share.
+	{PublishedUp, AgainstKernel, 0.6},
+	{PublishedDown, AgainstKernel, 0.6},
 	// podman's containers ask a name server in C's league, over a bridge of the kernel.
 	{LocalNames, AgainstPeer, 1},
 }
