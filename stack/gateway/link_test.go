@@ -4,6 +4,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -50,5 +51,6 @@ func TestSmallPacketIsCopied(t *testing.T) {
 			t.Errorf("a packet of %d bytes: block taken: %v, netstack has %d bytes", n, buf.Taken(), b.Size())
 		}
 		b.Release()
+		buf.Handle.(*buffer.View).Release()
 	}
 }
