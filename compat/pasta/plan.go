@@ -31,6 +31,7 @@ import (
 var (
 	localGuest4   = netip.MustParsePrefix("169.254.2.1/16")
 	localGateway4 = netip.MustParseAddr("169.254.2.2")
+	localGuest6   = netip.MustParsePrefix("fe80::2/64")
 	localGateway6 = netip.MustParseAddr("fe80::1")
 	localSubnet6  = netip.MustParsePrefix("fe80::/64")
 
@@ -184,6 +185,7 @@ func (p *Plan) place6(o *Options, h Side) {
 		n.Subnet6 = addrs[0].Masked()
 		p.Link.Addr6, p.Link.Addrs = addrs[0], append(p.Link.Addrs, addrs[1:]...)
 	} else {
+		p.Link.LinkLocal = []netip.Prefix{localGuest6}
 		n.Autoconf.NoDHCP6, n.Autoconf.NoRA = true, true
 	}
 	n.Gateway6 = h.Gateway
