@@ -38,7 +38,7 @@ const (
 
 // inRoot are the packages in it; apt adds what they need.
 const inRoot = "podman crun conmon netavark aardvark-dns nftables passt slirp4netns rootlesskit uidmap " +
-	"base-files busybox-static coreutils dash iproute2 iputils-ping procps util-linux"
+	"base-files busybox-static coreutils dash iproute2 iputils-ping mount procps util-linux"
 
 // haveRoot reports whether the root is there, made of what is wanted.
 func haveRoot() bool {
