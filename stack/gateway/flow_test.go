@@ -205,3 +205,41 @@ func TestFlowsShareGoroutines(t *testing.T) {
 		readFull(t, hosts[i], "up")
 	}
 }
+
+// TestBusyFlowGrows: a flow with small buffers has large ones when it has moved much, as long as there are not too many
+// of the kind, and gives its place back.
+func TestBusyFlowGrows(t *testing.T) {
+	o := newOutside(t)
+	w := newWorld(t, withDial(o.dial))
+	shared := w.gw.cfg.Shared
+	for _, room := range []bool{true, false} {
+		if shared.busy.Store(0); !room {
+			shared.busy.Store(maxBusy)
+		}
+		c, h := pair(t, w, o, outside4)
+		carrier, err := w.gw.carriers.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f *flow
+		waitFor(t, func() bool {
+			carrier.mu.Lock()
+			defer carrier.mu.Unlock()
+			for _, f = range carrier.flows {
+			}
+			return len(carrier.flows) == 1
+		})
+		options := f.ep.SocketOptions()
+		options.SetReceiveBufferSize(minBuffer, true)
+		options.SetSendBufferSize(minBuffer, true)
+		transfer(t, 2*busyBytes, c, h, func() { c.CloseWrite() })
+		if r, s := options.GetReceiveBufferSize() == maxBuffer, options.GetSendBufferSize() == maxSend; r != room || s != room {
+			t.Errorf("room %v: receive buffer %d, send buffer %d", room, options.GetReceiveBufferSize(), options.GetSendBufferSize())
+		}
+		transfer(t, 1, h, c, func() { h.CloseWrite() })
+		waitFor(t, func() bool { return w.gw.Flows() == 0 })
+		if n := shared.busy.Load(); room && n != 0 {
+			t.Errorf("%d busy flows when none is left", n)
+		}
+	}
+}
