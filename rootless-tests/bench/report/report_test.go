@@ -96,6 +96,28 @@ func TestBetterPeer(t *testing.T) {
 	}
 }
 
+// met is a Result in which every floor and limit is just met.
+func met() *Result {
+	r := &Result{MTUs: []int{floorMTU}}
+	for _, m := range []Measure{StreamUp, StreamDown} {
+		for s, v := range map[Subject]float64{Relay: 10, Usernet: 9, Slirp: 1.8, Pasta: 1} {
+			r.Add(s, floorMTU, m, v)
+		}
+	}
+	for _, f := range Floors {
+		if f.Measure == StreamUp || f.Measure == StreamDown {
+			continue
+		}
+		to := map[Against]Subject{AgainstKernel: Kernel, AgainstRelay: Relay, AgainstPeer: Slirp, AgainstPasta: Pasta}[f.Against]
+		r.Add(to, floorMTU, f.Measure, 100)
+		r.Add(Usernet, floorMTU, f.Measure, 100*f.Limit)
+	}
+	for _, l := range Limits {
+		r.Add(Usernet, 0, l.Measure, l.Most)
+	}
+	return r
+}
+
 func TestFloors(t *testing.T) {
 	for _, row := range []struct {
 		what  string
@@ -105,20 +127,16 @@ func TestFloors(t *testing.T) {
 		wrong int // floors that no longer pass
 	}{
 		{"as it is", Usernet, StreamUp, 9, 0},
-		{"up at the relay's floor", Usernet, StreamUp, 7.2, 0},
-		{"up below the relay's floor", Usernet, StreamUp, 7.1, 1},
-		{"up below both", Usernet, StreamUp, 2, 2},
-		{"down below the better peer's", Slirp, StreamDown, 2.3, 1},
-		{"round trip at its floor", Usernet, RoundTrip, 69, 0},
-		{"round trip above its floor", Usernet, RoundTrip, 70, 1},
-		{"start-up as pasta's", Usernet, StartUp, 25, 0},
-		{"start-up slower than pasta's", Usernet, StartUp, 25.1, 1},
-		{"from container to container below the relay's", Usernet, Across, 7.1, 1},
-		{"names slower than the peer's", Usernet, LocalNames, 29, 1},
-		{"a limit reached", Usernet, NetworksCreate, 60, 0},
+		{"up below both floors", Usernet, StreamUp, 8.9, 2},
+		{"up below the relay's", Relay, StreamUp, 10.1, 1},
+		{"down below the better peer's", Slirp, StreamDown, 1.9, 1},
+		{"round trip above its floor", Usernet, RoundTrip, 100.1, 1},
+		{"start-up slower than pasta's", Usernet, StartUp, 80.1, 1},
+		{"from container to container below the relay's", Usernet, Across, 89.9, 1},
+		{"names slower than the peer's", Usernet, LocalNames, 99.9, 1},
 		{"a limit passed", Usernet, NetworksCreate, 60.1, 1},
 	} {
-		r := sample()
+		r := met()
 		f := r.find(row.s, 1500, row.m)
 		if f == nil {
 			f = r.find(row.s, 0, row.m)
@@ -222,8 +240,8 @@ func TestSVG(t *testing.T) {
 		}
 	}
 	// Background; three measures of two subjects without an MTU and three with two; three start-ups; two measures of
-	// containers of one network; two of published ports, of two subjects.
-	if want := 1 + 3*(2+3*2) + 3 + 3 + 2 + 2*2; rects != want {
+	// containers of one network; two of published ports, of two subjects; the memory of an idle connection.
+	if want := 1 + 3*(2+3*2) + 3 + 3 + 2 + 2*2 + 1; rects != want {
 		t.Errorf("%d rectangles, want %d", rects, want)
 	}
 	for _, want := range []string{"usernet 65520", "A&amp;B &lt;Fast&gt;", "lower is better", `width="148.0"`} {
