@@ -24,11 +24,16 @@ type kitCase struct {
 func TestRootlesskit(t *testing.T) {
 	w := newWorld(t)
 	slirp := []string{"--net=slirp4netns", "--disable-host-loopback", "--mtu=65520", "--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto"}
+	pasta := []string{"--net=pasta", "--disable-host-loopback", "--mtu=65520"}
+	toldWhy := map[string]difference{"tcp to host's loopback": {"network is unreachable", "there is no route to that address; the original refuses every connection that the host cannot make"}}
 	for name, k := range map[string]kitCase{
 		"1 slirp4netns":            {version: podman4, flags: append(slirp, "--port-driver=slirp4netns")},
 		"1 slirp4netns, builtin":   {version: podman4, flags: append(slirp, "--port-driver=builtin")},
 		"2 slirp4netns":            {version: podman5, flags: append(slirp, "--port-driver=slirp4netns")},
 		"2 slirp4netns, own netns": {version: podman5, flags: append(slirp, "--port-driver=slirp4netns", "--detach-netns")},
+		"2 pasta":                  {version: podman5, flags: append(pasta, "--port-driver=none"), differ: toldWhy},
+		"2 pasta, implicit":        {version: podman5, flags: append(pasta, "--port-driver=implicit"), differ: toldWhy},
+		"2 pasta, own netns":       {version: podman5, flags: append(pasta, "--port-driver=none", "--detach-netns"), differ: toldWhy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := map[maker]answers{}
@@ -46,6 +51,9 @@ func (w *world) askRootlesskit(t *testing.T, c *kitCase, m maker) answers {
 	k := w.startKit(t, c, m)
 	n := w.rig.Inside(t, k.inside(t))
 	a := answers{}
+	if slices.Contains(c.flags, "--net=pasta") {
+		waitLinkLocal(t, n)
+	}
 	a.askLinks(t, n, false)
 	for _, network := range []string{"tcp", "udp"} {
 		a[network+" to internet"] = askWhoami(t, n, network, at(rig.X1v4, w.whoami["IPv4"]))
@@ -53,10 +61,31 @@ func (w *world) askRootlesskit(t *testing.T, c *kitCase, m maker) answers {
 	a["name"] = askName(t, n, rig.DNS4, unique())
 	a["ping of gateway"] = askPing(t, n, rig.Gateway4)
 	a["tcp to host's loopback"] = askWhoami(t, n, "tcp", at(rig.Gateway4, w.loopback["IPv4"]))
-	k.publish(t, n, a)
+	switch {
+	case slices.Contains(c.flags, "--port-driver=implicit"):
+		k.follow(t, n, a)
+	case !slices.Contains(c.flags, "--port-driver=none"):
+		k.publish(t, n, a)
+	}
 	n.Close()
 	k.stop(t)
 	return a
+}
+
+// waitLinkLocal waits for the IPv6 address that the kernel makes once somebody holds the TAP, which rootlesskit made
+// before it started pasta: pasta may come to that later than the command.
+func waitLinkLocal(t *testing.T, n *rig.Node) {
+	t.Helper()
+	rig.WaitFor(t, podmanPatience, "a link-local address on tap0", func() bool {
+		for _, l := range links(t, n) {
+			for _, a := range l.Addrs {
+				if l.Name == "tap0" && a.Local.Is6() && a.Local.IsLinkLocalUnicast() {
+					return true
+				}
+			}
+		}
+		return false
+	})
 }
 
 // publish publishes a port, and asks whom the server behind it sees.
@@ -67,6 +96,19 @@ func (k *kit) publish(t *testing.T, n *rig.Node, a answers) {
 	for _, network := range []string{"tcp", "udp"} {
 		k.run(t, "rootlessctl", "--socket="+k.path("state/api.sock"), "add-ports", fmt.Sprintf("0.0.0.0:%d:%d/%s", port, port, network))
 		a["published "+network] = askWhoami(t, k.podman.rig.X1, network, at(rig.H4, port))
+	}
+}
+
+// follow listens inside, and asks whom the server sees once its ports are open on the host by themselves.
+func (k *kit) follow(t *testing.T, n *rig.Node, a answers) {
+	t.Helper()
+	port := nextPort()
+	serveWhoami(t, n, at(families[0].any, port))
+	for _, network := range []string{"tcp", "udp"} {
+		rig.WaitFor(t, podmanPatience, "the port of a server inside, "+network, func() bool {
+			a["followed "+network] = askWhoami(t, k.podman.rig.X1, network, at(rig.H4, port))
+			return strings.HasPrefix(a["followed "+network], "seen as ")
+		})
 	}
 }
 
@@ -104,7 +146,7 @@ func (w *world) startKit(t *testing.T, c *kitCase, m maker) *kit {
 	if slices.Contains(flags, "--detach-netns") {
 		command = fmt.Sprintf("exec nsenter --net=%s sh -c '%s'", k.path("state/netns"), command)
 	}
-	argv := slices.Concat([]string{"env", "PATH=/usr/local/bin:/usr/bin:/usr/sbin:/sbin", "rootlesskit", "--state-dir=" + k.path("state")}, flags, []string{"sh", "-c", command})
+	argv := slices.Concat([]string{"env", "PATH=" + k.path("bin") + ":/usr/local/bin:/usr/bin:/usr/sbin:/sbin", "rootlesskit", "--state-dir=" + k.path("state")}, flags, []string{"sh", "-c", command})
 	ctx, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
 	go func() {

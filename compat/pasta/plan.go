@@ -93,7 +93,8 @@ func makePlan(o *Options, h Host, r Resolv) (*Plan, error) {
 	if o.MTU == 0 {
 		p.Network.MTU = idleMTU
 	}
-	p.Link = plumb.Link{EndpointID: endpointID, Name: deviceName(o, h), MTU: p.Network.MTU, MAC: o.NSMAC}
+	// Adopt: some callers, as rootlesskit before 3, make the interface before.
+	p.Link = plumb.Link{EndpointID: endpointID, Name: deviceName(o, h), MTU: p.Network.MTU, MAC: o.NSMAC, Adopt: true}
 	if p.Link.MAC == p.Network.GatewayMAC {
 		return nil, fmt.Errorf("Invalid MAC address: %v is the gateway's, see --mac-addr", p.Link.MAC)
 	}
@@ -318,7 +319,7 @@ func (p *Plan) endpoint(o *Options) {
 	}
 	if !o.ConfigNet {
 		// The interface waits for a guest that configures itself.
-		p.Link = plumb.Link{EndpointID: p.Link.EndpointID, Name: p.Link.Name, MTU: idleMTU, MAC: p.Link.MAC, Down: true}
+		p.Link = plumb.Link{EndpointID: p.Link.EndpointID, Name: p.Link.Name, MTU: idleMTU, MAC: p.Link.MAC, Adopt: true, Down: true}
 		p.Routes = plumb.Routes{}
 	}
 }

@@ -165,7 +165,8 @@ func loopback(h *netlink.Handle) error {
 
 func linkUp(h *netlink.Handle, link netlink.Link, l plumb.Link) error {
 	a := link.Attrs()
-	if l.MTU != 0 && l.MTU != a.MTU {
+	// Whoever made an interface and configures it chose its MTU.
+	if l.MTU != 0 && l.MTU != a.MTU && !(l.Adopt && l.Down) {
 		if err := h.LinkSetMTU(link, l.MTU); err != nil {
 			return fmt.Errorf("set MTU to %d: %w", l.MTU, err)
 		}
