@@ -136,6 +136,21 @@ func (a answers) askLinks(t testing.TB, n *rig.Node, wantIPv6 bool) {
 	}
 }
 
+// waitLinkLocal waits for the IPv6 address that the kernel makes once an interface is up and its TAP is held.
+func waitLinkLocal(t testing.TB, n *rig.Node) {
+	t.Helper()
+	rig.WaitFor(t, rig.Patience, "a link-local address inside", func() bool {
+		for _, l := range links(t, n) {
+			for _, a := range l.Addrs {
+				if l.Name != "lo" && a.Local.Is6() && a.Local.IsLinkLocalUnicast() {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
+
 // withoutInterfaceID is an address whose lower half is zero when it was made from a MAC or drawn: both differ from
 // one run to the next.
 func withoutInterfaceID(ip netip.Addr) netip.Addr {

@@ -31,7 +31,9 @@ func newPastaKit(t *testing.T) *pastaKit {
 func (k *pastaKit) exec(t *testing.T, who maker, args ...string) (out string, code int) {
 	t.Helper()
 	if who == original {
-		out, code, err := k.r.Debian13.Exec(rig.Within(t, rig.Patience), "", append([]string{"pasta"}, args...)...)
+		// A group of its own: with the end of a command the rest of its group is ended, and the original leaves that only
+		// after its parent has ended.
+		out, code, err := k.r.Debian13.Exec(rig.Within(t, rig.Patience), "", append([]string{"setsid", "--wait", "pasta"}, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,7 +52,7 @@ func (w *world) askRootlesskit(t *testing.T, c *kitCase, m maker) answers {
 	n := w.rig.Inside(t, k.inside(t))
 	a := answers{}
 	if slices.Contains(c.flags, "--net=pasta") {
-		waitLinkLocal(t, n)
+		waitLinkLocal(t, n) // pasta may come to tap0, which rootlesskit made, later than the command
 	}
 	a.askLinks(t, n, false)
 	for _, network := range []string{"tcp", "udp"} {
@@ -70,22 +70,6 @@ func (w *world) askRootlesskit(t *testing.T, c *kitCase, m maker) answers {
 	n.Close()
 	k.stop(t)
 	return a
-}
-
-// waitLinkLocal waits for the IPv6 address that the kernel makes once somebody holds the TAP, which rootlesskit made
-// before it started pasta: pasta may come to that later than the command.
-func waitLinkLocal(t *testing.T, n *rig.Node) {
-	t.Helper()
-	rig.WaitFor(t, podmanPatience, "a link-local address on tap0", func() bool {
-		for _, l := range links(t, n) {
-			for _, a := range l.Addrs {
-				if l.Name == "tap0" && a.Local.Is6() && a.Local.IsLinkLocalUnicast() {
-					return true
-				}
-			}
-		}
-		return false
-	})
 }
 
 // publish publishes a port, and asks whom the server behind it sees.
