@@ -310,6 +310,13 @@ func TestForwardEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	// The container accepts before the gateway has heard of it. What arrives has been relayed.
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -385,4 +392,46 @@ func synPacket(src netip.Addr, dst netip.AddrPort, sport uint16) []byte {
 	s.Encode(&header.TCPFields{SrcPort: sport, DstPort: dst.Port(), SeqNum: 1000, DataOffset: 20, Flags: header.TCPFlagSyn, WindowSize: 65535})
 	s.SetChecksum(^s.CalculateChecksum(header.PseudoHeaderChecksum(6, toTCPIP(src), toTCPIP(dst.Addr()), 20)))
 	return b
+}
+
+// TestForwardUnknown: a published port reaches a container that has not said a word, by asking where it lives in the
+// client's name.
+func TestForwardUnknown(t *testing.T) {
+	for from, to := range map[string]netip.Addr{"10.0.2.7:4242": container4, "203.0.113.7:4242": container4, "[fd00::7]:4242": container6} {
+		w := newWorld(t)
+		w.gw.RemoveNeighbour(to)
+		l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(to), Port: 80}, netProto(to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		o := newOutside(t)
+		client, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		accepted := o.accept(t)
+		done := make(chan error, 1)
+		go func() {
+			done <- w.gw.Forward(context.Background(), accepted, netip.MustParseAddrPort(from), netip.AddrPortFrom(to, 80))
+		}()
+		came := make(chan net.Conn, 1)
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				came <- c
+			}
+		}()
+		select {
+		case err := <-done:
+			t.Errorf("connection of %s to %s: %v", from, to, err)
+		case c := <-came:
+			if got := c.RemoteAddr().String(); got != from {
+				t.Errorf("container sees client %s, want %s", got, from)
+			}
+			client.Close()
+			c.Close()
+			<-done
+		}
+	}
 }
