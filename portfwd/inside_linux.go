@@ -256,7 +256,10 @@ func control(rc syscall.RawConn, f func(fd int) error) (err error) {
 func connectInside(ctx context.Context, fd int, to netip.AddrPort) (*net.TCPConn, error) {
 	// What became of the connection it was made by is no error of the next one.
 	_, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	err := unix.Connect(fd, sockaddr(to))
+	err := sys.InlineUrgent(fd)
+	if err == nil {
+		err = unix.Connect(fd, sockaddr(to))
+	}
 	f := os.NewFile(uintptr(fd), "inside "+to.String())
 	defer f.Close()
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {

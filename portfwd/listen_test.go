@@ -3,6 +3,7 @@ package portfwd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -375,5 +376,43 @@ func TestListenPrivilegedPort(t *testing.T) {
 	want := fmt.Sprintf("publish %s: permission denied; publish a port >= 1024 or set net.ipv4.ip_unprivileged_port_start=%d", spec.host(), start-1)
 	if !errors.Is(err, syscall.EACCES) || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
+	}
+}
+
+// TestListenUrgent: urgent bytes that come before a connection is accepted are bytes of its stream as well.
+func TestListenUrgent(t *testing.T) {
+	ls, err := Listen([]Spec{{Proto: TCP, HostIP: netip.MustParseAddr("127.0.0.1"), Port: 80}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeListeners(ls)
+	ln, err := net.FileListener(ls[0].File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, sockaddr(ln.Addr().(*net.TCPAddr).AddrPort())); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		b     string
+		flags int
+	}{{"before", 0}, {"!", unix.MSG_OOB}, {"after", 0}, {"?", unix.MSG_OOB}, {"end", 0}} {
+		if err := unix.Send(fd, []byte(part.b), part.flags); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unix.Close(fd)
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "before!after?end" {
+		t.Errorf("got %q, %v", b, err)
 	}
 }

@@ -79,7 +79,7 @@ func setOptions(fd int, proto Proto, v6 bool) error {
 		}
 	}
 	if proto == TCP {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), sys.InlineUrgent(fd))
 	}
 	// The reply must leave from the address the client spoke to (UDP-02).
 	if err := sys.SetOptionsFD(fd, v6, sys.OptPktInfo); err != nil {

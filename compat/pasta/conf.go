@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -48,12 +47,8 @@ func listenConf(path string) (*net.UnixListener, error) {
 	if err := sys.FreeSocketPath(path); err != nil {
 		return nil, fmt.Errorf("Couldn't open control socket %s: %w", path, err)
 	}
-	l, err := net.ListenUnix("unix", addr)
+	l, err := sys.ListenUnix("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("Couldn't open control socket %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
 		return nil, fmt.Errorf("Couldn't open control socket %s: %w", path, err)
 	}
 	return l, nil

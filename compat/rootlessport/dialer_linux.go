@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // dialTimeout is for a container whose queue of connections is full.
@@ -33,8 +35,14 @@ func (in *inside) socket(kind int, from, to netip.AddrPort) (fd int, release fun
 	in.do(func() {
 		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	})
-	if err == nil && keep {
-		if err = bindAs(fd, from); err != nil {
+	if err == nil {
+		if kind == unix.SOCK_STREAM {
+			err = sys.InlineUrgent(fd)
+		}
+		if err == nil && keep {
+			err = bindAs(fd, from)
+		}
+		if err != nil {
 			unix.Close(fd)
 		}
 	}

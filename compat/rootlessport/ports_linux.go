@@ -60,15 +60,16 @@ func unprivilegedStart() int {
 	return n
 }
 
-// lead makes the ports lead to a container's address. Connections to an earlier one are reset.
+// lead makes the ports lead to a container's address. Connections to an earlier one are reset, unless nothing can be
+// learnt of the container: then all stays as it was.
 func (p *ports) lead(child netip.Addr) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stopLocked()
 	t, subnets, err := p.in.addresses(child)
 	if err != nil {
 		return err
 	}
+	p.stopLocked()
 	specs := make([]portfwd.Spec, len(p.listeners))
 	for i, l := range p.listeners {
 		specs[i] = l.Spec

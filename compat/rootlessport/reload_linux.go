@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // reloader serves <TmpDir>/rp/<container>: a SOCK_SEQPACKET socket, on which podman says the container's new address as
@@ -46,7 +48,7 @@ func serveReload(tmpDir, container string, lead func(child netip.Addr) error) (*
 		return nil, fmt.Errorf("open directory of the reload socket: %w", err)
 	}
 	defer unix.Close(fd)
-	r.l, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", fd, container), Net: "unixpacket"})
+	r.l, err = sys.ListenUnix("unixpacket", fmt.Sprintf("/proc/self/fd/%d/%s", fd, container))
 	if err != nil {
 		return nil, fmt.Errorf("listen on the reload socket %s: %w", r.path, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 )
 
@@ -27,10 +28,8 @@ import (
 // the client sends, because clients that wait for the answer before they close are in use.
 
 const (
-	maxRequest = 4096 // less one: a request of so many bytes is too large
-	maxClients = 32
-	// maxPath is what the kernel takes for the path of a socket.
-	maxPath        = 107
+	maxRequest     = 4096 // less one: a request of so many bytes is too large
+	maxClients     = 32
 	clientPatience = 10 * time.Second
 	// acceptPause is between two tries when the system has no room for a client.
 	acceptPause = 100 * time.Millisecond
@@ -117,8 +116,8 @@ func serveAPI(path string, f forwarder, guest netip.Addr, patience time.Duration
 
 // listenUnix listens at path with mode 0600. What is there is removed when it is a socket.
 func listenUnix(network, path string) (*net.UnixListener, error) {
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("%s: the path has %d bytes, more than %d", path, len(path), maxPath)
+	if len(path) > sys.MaxSocketPath {
+		return nil, fmt.Errorf("%s: the path has %d bytes, more than %d", path, len(path), sys.MaxSocketPath)
 	}
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode().Type() != fs.ModeSocket {
@@ -128,14 +127,7 @@ func listenUnix(network, path string) (*net.UnixListener, error) {
 			return nil, err
 		}
 	}
-	l, err := net.ListenUnix(network, &net.UnixAddr{Name: path, Net: network})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
+	return sys.ListenUnix(network, path)
 }
 
 // close ends the service, with the file, and waits for its end.

@@ -89,13 +89,9 @@ func listenUnix(network, path string) (*net.UnixListener, error) {
 	if err := sys.FreeSocketPath(path); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	// The umask makes it 0600 from its first moment; where somebody changed that, the mode is set again.
-	l, err := net.ListenUnix(network, &net.UnixAddr{Name: path, Net: network})
+	l, err := sys.ListenUnix(network, path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", filepath.Base(path), err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
 	}
 	return l, nil
 }

@@ -110,7 +110,7 @@ func bindSocket(fd, family, kind int, w plumb.Socket) error {
 		}
 		return unix.Bind(fd, at)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), sys.InlineUrgent(fd)); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, at); err != nil {
