@@ -3,6 +3,7 @@ package dnsproxy
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -339,6 +340,21 @@ func TestUsable(t *testing.T) {
 		if strings.Join(got, " ") != tt.want {
 			t.Errorf("%s: %v, want %s", name, got, tt.want)
 		}
+	}
+}
+
+// TestUsableAnyNeighbour: where the gateways are the host's routers, they are servers like any other; the Network's own
+// name server is not.
+func TestUsableAnyNeighbour(t *testing.T) {
+	network := testNet
+	network.AnyNeighbour = true
+	s := New(Env{Drops: new(drop.Counters)}, network)
+	defer s.Close()
+	s.source = func(netip.AddrPort) (netip.Addr, error) { return netip.MustParseAddr("198.51.100.1"), nil }
+	at := func(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 53) }
+	got := s.usable([]netip.AddrPort{at(network.DNS4), at(network.Gateway4), at(network.DNS6), at(network.Gateway6)})
+	if want := []netip.AddrPort{at(network.Gateway4), at(network.Gateway6)}; !slices.Equal(got, want) {
+		t.Errorf("usable: %v, want %v", got, want)
 	}
 }
 
