@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
@@ -274,6 +275,7 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		return err
 	}
 	fl.done = make(chan struct{})
+	g.find(ctx, to.Addr())
 	ep, err := g.connect(ctx, &fl.wq, from, to)
 	if err != nil {
 		g.endFlow(container)
@@ -291,6 +293,37 @@ func (g *Gateway) Forward(ctx context.Context, client *net.TCPConn, from, to net
 		<-fl.done
 	}
 	return nil
+}
+
+// find asks where a container lives that has said nothing yet, and waits for the answer. Left to a connection, netstack
+// would ask in the name of an address of the outside, which few containers answer, and take learn's fixed entry
+// for the end of its question, which refuses the client.
+func (g *Gateway) find(ctx context.Context, a netip.Addr) {
+	if _, known := g.neighbours.lookup(a); known {
+		return
+	}
+	local := g.linkLL
+	if a.Is4() {
+		local = g.cfg.Spec.DNS4
+		if !g.own[local] {
+			local = g.cfg.Spec.Gateway4
+		}
+	}
+	if !local.IsValid() {
+		return
+	}
+	answered := make(chan struct{})
+	err := g.stack.GetLinkAddress(nicID, toTCPIP(a), toTCPIP(local), netProto(a), func(gvstack.LinkResolutionResult) { close(answered) })
+	if _, asked := err.(*tcpip.ErrWouldBlock); !asked {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	case <-g.ctx.Done():
+	}
 }
 
 // connect opens a connection from an outside address to a container.

@@ -394,10 +394,9 @@ func synPacket(src netip.Addr, dst netip.AddrPort, sport uint16) []byte {
 	return b
 }
 
-// TestForwardUnknown: a published port reaches a container that has not said a word, by asking where it lives in the
-// client's name.
+// TestForwardUnknown: a published port reaches a container that has not said a word.
 func TestForwardUnknown(t *testing.T) {
-	for from, to := range map[string]netip.Addr{"10.0.2.7:4242": container4, "203.0.113.7:4242": container4, "[fd00::7]:4242": container6} {
+	for from, to := range map[string]netip.Addr{"203.0.113.7:4242": container4, "[2001:db8::7]:4242": container6} {
 		w := newWorld(t)
 		w.gw.RemoveNeighbour(to)
 		l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(to), Port: 80}, netProto(to))
