@@ -115,7 +115,7 @@ var Definitions = []Definition{
 	{Memory, "resident memory, no connections", "MiB", Lower, true, false},
 	{Wakes, "wake-ups when nothing flows", "1/s", Lower, false, false},
 	{IdleBytes, "memory per idle connection", "B", Lower, true, true},
-	{IdleBeside, "TCP stream up beside them, of one alone", "", Higher, false, false},
+	{IdleBeside, "a stream up beside them, of one alone", "", Higher, false, false},
 	{IdleConnections, "idle connections reached", "", Higher, false, false},
 	{StartUp, "start-up: run -- true", "ms", Lower, true, true},
 	{StartUpNetwork, "start-up with eth0 configured", "ms", Lower, true, true},
