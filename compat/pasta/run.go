@@ -46,7 +46,12 @@ func (r *runner) attach() (int, error) {
 	}
 	cfg.Target, cfg.Linger = target, r.o.NoNetnsQuit
 	ctx := context.Background()
-	s, err := session.Start(ctx, cfg)
+	var s *session.Session
+	err = untilFree(func() error {
+		var err error
+		s, err = session.Start(ctx, cfg)
+		return err
+	})
 	if err != nil {
 		return exitFailure, err
 	}
