@@ -130,6 +130,11 @@ func (p *podman) try(t testing.TB, args ...string) (stdout, stderr string, code 
 // run runs a command where this podman is.
 func (p *podman) run(ctx context.Context, stdout, stderr *os.File, argv []string) (int, error) {
 	if p.version == podman5 {
+		if argv[0] == "podman" {
+			// In a session of its own: a node ends a command's process group with it, and the original pasta leaves that only
+			// when it has been in the background for a moment.
+			argv = slices.Concat([]string{"setsid", "--wait"}, argv)
+		}
 		c, err := p.rig.Debian13.Start(ctx, nil, stdout, stderr, slices.Concat([]string{"env", "-C", "/"}, p.env, argv)...)
 		if err != nil {
 			return -1, err
