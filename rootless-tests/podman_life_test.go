@@ -37,7 +37,11 @@ func (w *world) wantServed(t *testing.T, c *podContainer, port, inside uint16) {
 	where := at(families[0].any, inside)
 	serveWhoami(t, c.Node, where)
 	for _, network := range []string{"tcp", "udp"} {
-		if got := askWhoami(t, w.rig.X1, network, at(rig.H4, port)); !strings.HasPrefix(got, "seen as ") {
+		var got string
+		if !rig.Eventually(t, moment/2, func() bool {
+			got = askWhoami(t, w.rig.X1, network, at(rig.H4, port))
+			return strings.HasPrefix(got, "seen as ")
+		}) {
 			t.Errorf("%s port %d: %s", network, port, got)
 		}
 	}
