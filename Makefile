@@ -20,7 +20,7 @@ TOOL := $(GO) tool -modfile=tools/tools.mod
 # The tests of the real kernel stand apart: they build a network of namespaces and take minutes.
 UNIT := $(GO) list ./... | grep -v '/rootless-tests$$'
 
-.PHONY: help build install uninstall demo test quick check fmt vet tidy staticcheck unit race rootless fuzz bench bench-plot bench-docs requirements clean
+.PHONY: help build install uninstall demo test quick check fmt vet tidy staticcheck unit race rootless originals fuzz bench bench-plot bench-docs requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ race: ## unit tests under the race detector
 
 rootless: ## tests on the real kernel; start them as root, usernet itself runs as an ordinary user
 	$(GO) test -timeout 30m ./rootless-tests/
+
+originals: ## podman, rootlesskit and pasta's options, with the originals and with usernet in their place, compared
+	$(GO) test -tags originals -timeout 30m -run 'Podman|Rootlesskit|Pasta' ./rootless-tests/
 
 fuzz: ## every fuzz target for T=3s, say T=10m
 	GO="$(GO)" tools/fuzz.sh $(T)

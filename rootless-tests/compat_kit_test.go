@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,19 +38,6 @@ const (
 )
 
 var makers = []maker{original, ours}
-
-// frontEnds are the names that usernet is called by.
-var frontEnds = []string{"slirp4netns", "pasta", "pesto", "rootlessport"}
-
-// placeFrontEnds makes links to usernet with those names in a directory of the test's.
-func placeFrontEnds(t testing.TB, dir string) {
-	t.Helper()
-	for _, name := range frontEnds {
-		if err := os.Symlink(rig.Usernet, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // answers are what was found out, by question.
 type answers map[string]string
@@ -134,21 +120,6 @@ func (a answers) askLinks(t testing.TB, n *rig.Node, wantIPv6 bool) {
 	for _, v := range []string{"-4", "-6"} {
 		a["routes "+v] = routes(t, n, v)
 	}
-}
-
-// waitLinkLocal waits for the IPv6 address that the kernel makes once an interface is up and its TAP is held.
-func waitLinkLocal(t testing.TB, n *rig.Node) {
-	t.Helper()
-	rig.WaitFor(t, rig.Patience, "a link-local address inside", func() bool {
-		for _, l := range links(t, n) {
-			for _, a := range l.Addrs {
-				if l.Name != "lo" && a.Local.Is6() && a.Local.IsLinkLocalUnicast() {
-					return true
-				}
-			}
-		}
-		return false
-	})
 }
 
 // withoutInterfaceID is an address whose lower half is zero when it was made from a MAC or drawn: both differ from

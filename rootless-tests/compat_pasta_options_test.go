@@ -1,3 +1,5 @@
+//go:build originals
+
 package rootlesstests
 
 import (
