@@ -66,6 +66,7 @@ fmt: ## fail when gofmt would change a file
 
 vet: ## go vet
 	$(GO) vet ./...
+	$(GO) vet -tags originals ./rootless-tests/
 
 tidy: ## fail when go.mod lists what is not imported
 	$(GO) mod tidy -diff
