@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/portfwd"
@@ -67,17 +66,18 @@ func enter(path string) (*inside, error) {
 	return enterFile(ns, path)
 }
 
-// enterFile is enter for an open namespace, which it takes over.
+// enterFile is enter for an open namespace, which it takes over. The netlink socket, too, is made on the thread inside:
+// a thread that goes in and wants to come back cannot, since the host's namespace belongs to a user namespace in which
+// this process may do nothing; it would stay there unnoticed, and bind the published ports in the container.
 func enterFile(ns *os.File, path string) (*inside, error) {
-	nl, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("enter network namespace %s: %w", path, err), ns.Close())
-	}
-	in := &inside{ns: ns, nl: nl, work: make(chan func()), ended: make(chan struct{}), routes: make(map[netip.Addr]*route)}
+	in := &inside{ns: ns, work: make(chan func()), ended: make(chan struct{}), routes: make(map[netip.Addr]*route)}
 	entered := make(chan error, 1)
 	go func() {
 		defer close(in.ended)
-		err := tapnetns.Do(ns, func() error {
+		err := tapnetns.Do(ns, func() (err error) {
+			if in.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+				return fmt.Errorf("open netlink socket: %w", err)
+			}
 			entered <- nil
 			for fn := range in.work {
 				fn()
@@ -89,7 +89,6 @@ func enterFile(ns *os.File, path string) (*inside, error) {
 		}
 	}()
 	if err := <-entered; err != nil {
-		nl.Close()
 		return nil, errors.Join(fmt.Errorf("enter network namespace %s: %w", path, err), ns.Close())
 	}
 	return in, nil

@@ -1,8 +1,12 @@
 package rootlessport
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +75,44 @@ func (w *world) enter() *inside {
 	in, err := enterFile(ns, "container")
 	must(w.t, err)
 	return in
+}
+
+// TestEnter: who enters the container stays where they are, with what they bind next. As podman starts it, the process
+// may go in and cannot come back: the host's namespace is another user's.
+func TestEnter(t *testing.T) {
+	if !proctest.Inside(t, proctest.UsersAlone) {
+		return
+	}
+	path := make(chan string)
+	end := make(chan struct{})
+	defer close(end)
+	go func() {
+		runtime.LockOSThread() // for good: it ends in the new namespace
+		if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
+			t.Error(err)
+		}
+		path <- fmt.Sprintf("/proc/self/task/%d/ns/net", syscall.Gettid())
+		<-end
+	}()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	where := func() string {
+		link, err := os.Readlink("/proc/thread-self/ns/net")
+		must(t, err)
+		return link
+	}
+	before := where()
+	in, err := enter(<-path)
+	must(t, err)
+	defer in.close()
+	if after := where(); after != before {
+		t.Errorf("the thread that entered was in %s and is in %s", before, after)
+	}
+	var there string
+	in.do(func() { there = where() })
+	if there == before {
+		t.Errorf("what is done inside is done in %s, the host's", there)
+	}
 }
 
 // TestTaken: two clients with one address and port, of two sides of the host, both get through.

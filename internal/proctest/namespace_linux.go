@@ -10,10 +10,12 @@ import (
 	"testing"
 )
 
-// Network and Mounts are the namespaces that a test may want for itself, besides that of users.
+// Network and Mounts are the namespaces that a test may want for itself, besides that of users; with UsersAlone it is
+// in the machine's otherwise, which it has no rights in then.
 const (
-	Network = uintptr(syscall.CLONE_NEWNET)
-	Mounts  = uintptr(syscall.CLONE_NEWNS)
+	UsersAlone = uintptr(0)
+	Network    = uintptr(syscall.CLONE_NEWNET)
+	Mounts     = uintptr(syscall.CLONE_NEWNS)
 )
 
 // insideEnv names the test that runs in namespaces of its own.
