@@ -55,7 +55,7 @@ var (
 // world is a gateway, a container with a TCP/IP stack of its own (a second netstack) and a wire
 // between them that can lose frames. The outside is the test's Dial.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	gw    *Gateway
 	drops *drop.Counters
 	c     *gvstack.Stack
@@ -65,25 +65,35 @@ type world struct {
 }
 
 // wire carries copies of frames on one goroutine, as a TAP does. It drops a frame with probability
-// loss and swaps neighbours with probability reorder.
+// loss, swaps neighbours with probability reorder, and each is on its way for delay.
 type wire struct {
 	mu            sync.Mutex
-	rng           *rand.Rand   // guarded by mu
-	loss, reorder float64      // guarded by mu
-	held          *l2.Frame    // guarded by mu
-	splitter      gso.Splitter // guarded by mu
-	ended         bool         // guarded by mu; then ch is closed
-	ch            chan l2.Frame
+	rng           *rand.Rand    // guarded by mu
+	loss, reorder float64       // guarded by mu
+	held          *l2.Frame     // guarded by mu
+	splitter      gso.Splitter  // guarded by mu
+	ended         bool          // guarded by mu; then ch is closed
+	delay         time.Duration // guarded by mu
+	ch            chan sentFrame
 	tap           func(f *l2.Frame) bool // false drops
 	done          chan struct{}
 }
 
+// sentFrame is a frame on a wire.
+type sentFrame struct {
+	l2.Frame
+	due time.Time // when it arrives; zero: at once
+}
+
 func newWire(out func(f *l2.Frame)) *wire {
-	w := &wire{rng: rand.New(rand.NewPCG(1, 2)), ch: make(chan l2.Frame, 4096), done: make(chan struct{})}
+	w := &wire{rng: rand.New(rand.NewPCG(0, 0)), ch: make(chan sentFrame, 4096), done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		for f := range w.ch {
-			out(&f)
+			if !f.due.IsZero() {
+				<-time.After(time.Until(f.due))
+			}
+			out(&f.Frame)
 		}
 	}()
 	return w
@@ -127,8 +137,12 @@ func (w *wire) putLocked(f l2.Frame) {
 	if w.ended {
 		return // a stack that was closed still answers what was on its way
 	}
+	s := sentFrame{Frame: f}
+	if w.delay > 0 {
+		s.due = time.Now().Add(w.delay)
+	}
 	select {
-	case w.ch <- f:
+	case w.ch <- s:
 	default: // a full queue loses, as the kernel's does
 	}
 }
@@ -142,10 +156,17 @@ func (w *wire) close() {
 	<-w.done
 }
 
-func (w *wire) impair(loss, reorder float64) {
+// stretch delays what is sent from now on.
+func (w *wire) stretch(delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.loss, w.reorder = loss, reorder
+	w.delay = delay
+}
+
+func (w *wire) impair(seed uint64, loss, reorder float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rng, w.loss, w.reorder = rand.New(rand.NewPCG(seed, 0)), loss, reorder
 }
 
 type worldOption func(*Config)
@@ -163,7 +184,7 @@ func mustPolicy(t testing.TB, n spec.Network) *nat.Policy {
 	return p
 }
 
-func newWorld(t *testing.T, opts ...worldOption) *world {
+func newWorld(t testing.TB, opts ...worldOption) *world {
 	t.Helper()
 	w := &world{t: t, drops: new(drop.Counters)}
 	cfg := Config{Spec: testNet, Drops: w.drops, Log: slog.New(slog.DiscardHandler)}
@@ -242,7 +263,7 @@ func (w *world) raw(packet []byte) {
 	if packet[0]>>4 == 6 {
 		t = l2.TypeIPv6
 	}
-	w.toGateway.ch <- l2.Frame{Header: l2.MakeHeader(testNet.GatewayMAC, containerMAC, t), L3: [][]byte{packet}}
+	w.toGateway.ch <- sentFrame{Frame: l2.Frame{Header: l2.MakeHeader(testNet.GatewayMAC, containerMAC, t), L3: [][]byte{packet}}}
 }
 
 // containerLink is the container's NIC: MTU 1500, segmentation and checksums left to the wire as

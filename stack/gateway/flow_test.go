@@ -206,6 +206,23 @@ func TestFlowsShareGoroutines(t *testing.T) {
 	}
 }
 
+// flow is the gateway's only flow.
+func (w *world) flow(t *testing.T) (f *flow) {
+	t.Helper()
+	carrier, err := w.gw.carriers.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		carrier.mu.Lock()
+		defer carrier.mu.Unlock()
+		for _, f = range carrier.flows {
+		}
+		return len(carrier.flows) == 1
+	})
+	return f
+}
+
 // TestBusyFlowGrows: a flow with small buffers has large ones when it has moved much, as long as there are not too many
 // of the kind, and gives its place back.
 func TestBusyFlowGrows(t *testing.T) {
@@ -213,33 +230,30 @@ func TestBusyFlowGrows(t *testing.T) {
 	w := newWorld(t, withDial(o.dial))
 	shared := w.gw.cfg.Shared
 	for _, room := range []bool{true, false} {
-		if shared.busy.Store(0); !room {
-			shared.busy.Store(maxBusy)
+		if shared.grown.Store(0); !room {
+			shared.grown.Store(growBudget)
 		}
 		c, h := pair(t, w, o, outside4)
-		carrier, err := w.gw.carriers.get()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var f *flow
-		waitFor(t, func() bool {
-			carrier.mu.Lock()
-			defer carrier.mu.Unlock()
-			for _, f = range carrier.flows {
-			}
-			return len(carrier.flows) == 1
-		})
-		options := f.ep.SocketOptions()
+		options := w.flow(t).ep.SocketOptions()
 		options.SetReceiveBufferSize(minBuffer, true)
 		options.SetSendBufferSize(minBuffer, true)
 		transfer(t, 2*busyBytes, c, h, func() { c.CloseWrite() })
-		if r, s := options.GetReceiveBufferSize() == maxBuffer, options.GetSendBufferSize() == maxSend; r != room || s != room {
-			t.Errorf("room %v: receive buffer %d, send buffer %d", room, options.GetReceiveBufferSize(), options.GetSendBufferSize())
+		go h.Write(make([]byte, 2*busyBytes))
+		if _, err := io.ReadFull(c, make([]byte, 2*busyBytes)); err != nil {
+			t.Fatal(err)
+		}
+		grown := func() bool {
+			return options.GetReceiveBufferSize() == maxBuffer && options.GetSendBufferSize() == maxSend
+		}
+		if room {
+			waitFor(t, grown) // it grows after what it was that moved
+		} else if options.GetReceiveBufferSize() != minBuffer || options.GetSendBufferSize() != minBuffer {
+			t.Errorf("no room: receive buffer %d, send buffer %d", options.GetReceiveBufferSize(), options.GetSendBufferSize())
 		}
 		transfer(t, 1, h, c, func() { h.CloseWrite() })
 		waitFor(t, func() bool { return w.gw.Flows() == 0 })
-		if n := shared.busy.Load(); room && n != 0 {
-			t.Errorf("%d busy flows when none is left", n)
+		if n := shared.grown.Load(); room && n != 0 {
+			t.Errorf("%d bytes taken when no flow is left", n)
 		}
 	}
 }

@@ -102,16 +102,7 @@ type DialFunc func(ctx context.Context, network string, from netip.Addr, to neti
 type Shared struct {
 	handshakes *handshakes
 	flows      *quota.Pool
-	busy       atomic.Int64 // flows that flow.grow gave large buffers
-}
-
-// takeBusy counts one more busy flow unless there are maxBusy.
-func (s *Shared) takeBusy() bool {
-	if s.busy.Add(1) <= maxBusy {
-		return true
-	}
-	s.busy.Add(-1)
-	return false
+	grown      atomic.Int64 // bytes of growBudget that flows have taken
 }
 
 // NewShared makes it. flows are the TCP flows that all may have, each of which is a descriptor; nil: no bound.

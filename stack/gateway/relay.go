@@ -64,9 +64,8 @@ type flow struct {
 	up, down direction // guarded by mu
 	hostEnd  bool      // guarded by mu; the host sent FIN or RST, perhaps behind data
 	over     bool      // guarded by mu; the socket is closed and the endpoint too
-	total    int       // guarded by mu; bytes moved, counted until it is busy
-	busy     bool      // guarded by mu; has the buffers of a busy flow
 	source   socketSource
+	tuning   tuning // guarded by mu
 }
 
 // direction is the state of one direction of a flow.
@@ -127,57 +126,36 @@ func (f *flow) NotifyEvent(m waiter.EventMask) {
 func (f *flow) work(n news) (moved int) {
 	f.news.Or(uint32(n))
 	for f.news.Load() != 0 && f.mu.TryLock() {
-		n := f.step(news(f.news.Swap(0)))
-		f.grow(n)
-		moved += n
+		up, down := f.step(news(f.news.Swap(0)))
+		f.grow(up, down)
+		moved += up + down
 		f.mu.Unlock()
 	}
 	return moved
 }
 
-// busyBytes is what a flow has moved when it is worth the buffers of a busy one.
-const busyBytes = 1 << 20
-
-// grow gives a flow that began among thousands, with small buffers, large ones once it has moved much: the
-// thousands may be idle, and a stream beside them is not to be slower for it. f.mu is held.
-func (f *flow) grow(moved int) {
-	if f.busy || f.over {
-		return
-	}
-	if f.total += moved; f.total < busyBytes {
-		return
-	}
-	f.total = 0 // when there is no room, ask again after as much
-	if f.ep.SocketOptions().GetReceiveBufferSize() >= maxBuffer || !f.g.cfg.Shared.takeBusy() {
-		return
-	}
-	f.busy = true
-	f.ep.SocketOptions().SetReceiveBufferSize(maxBuffer, true)
-	f.ep.SocketOptions().SetSendBufferSize(maxSend, true)
-}
-
 // step acts on news. f.mu is held.
-func (f *flow) step(n news) (moved int) {
+func (f *flow) step(n news) (up, down int) {
 	if f.over {
-		return 0
+		return 0, 0
 	}
 	if n&newsKill != 0 {
 		f.kill()
-		return 0
+		return 0, 0
 	}
 	if n&newsHostEnd != 0 {
 		f.hostEnd = true
 	}
 	if n&newsContainerData != 0 || n&newsHostRoom != 0 && f.up == throttled {
-		moved += f.relayUp()
+		up = f.relayUp()
 	}
 	if !f.over && (n&newsHostData != 0 || n&newsContainerRoom != 0 && f.down == throttled) {
-		moved += f.relayDown()
+		down = f.relayDown()
 	}
 	if !f.over && f.up == ended && f.down == ended {
 		f.finish()
 	}
-	return moved
+	return up, down
 }
 
 // relayUp moves container to host. f.mu is held.
@@ -278,9 +256,7 @@ func (f *flow) close(socket func(fd int)) {
 
 // left tells who waits that the flow is over.
 func (f *flow) left() {
-	if f.busy {
-		f.g.cfg.Shared.busy.Add(-1)
-	}
+	f.ungrow()
 	f.g.endFlow(f.owner)
 	if f.done != nil {
 		close(f.done)
