@@ -151,3 +151,29 @@ func tentative(t *testing.T, link netlink.Link) bool {
 	}
 	return false
 }
+
+// A namespace whose settings are left alone is not paced either, and that is all that changes.
+func TestKernelConfigureNoSysctls(t *testing.T) {
+	if !proctest.Inside(t, proctest.Network) {
+		return
+	}
+	f, _, err := tap.Create("eth0", 1500, l2.MAC{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const low = "ipv4/ip_unprivileged_port_start"
+	before, err := os.ReadFile("/proc/sys/net/" + low)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := netns.Namespace{NoSysctls: true}
+	if err := ns.Configure([]plumb.Link{{Name: "eth0", Addr4: netip.MustParsePrefix("10.0.2.100/24")}}, plumb.Routes{}); err != nil {
+		t.Fatal(err)
+	}
+	wantSysctl(t, low, strings.TrimSpace(string(before)))
+	now, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	if err != nil || strings.HasPrefix(string(now), "bbr") {
+		t.Errorf("congestion control %q, %v", now, err)
+	}
+}

@@ -20,8 +20,8 @@ type Namespace struct {
 	// Own says that it was made for us: its interfaces forward nothing from one to another. In one that
 	// somebody else made, whether they do is left as it is.
 	Own bool
-	// NoSysctls leaves /proc/sys as it is, but for the Sysctls of Links: whoever made the namespace has its own
-	// idea of them.
+	// NoSysctls leaves /proc/sys as it is, but for the Sysctls of Links and a congestion control that paces: whoever
+	// made the namespace has its own idea of them.
 	NoSysctls bool
 	// Log takes settings that could not be made; nil discards them.
 	Log *slog.Logger
@@ -42,7 +42,7 @@ func (n Namespace) Configure(links []plumb.Link, routes plumb.Routes) error {
 		return fmt.Errorf("configure namespace: %w", err)
 	}
 	defer h.Close()
-	if len(links) > 0 && !n.NoSysctls {
+	if slices.ContainsFunc(links, func(l plumb.Link) bool { return !l.Down }) {
 		n.sysctls()
 	}
 	if err := loopback(h); err != nil {

@@ -19,14 +19,17 @@ import (
 
 // sysctls makes those of the namespace.
 func (n Namespace) sysctls() {
+	if err := unpaced(congestionPath); err != nil {
+		n.log().Warn("sysctl not set", "path", congestionPath, "err", err)
+	}
+	if n.NoSysctls {
+		return
+	}
 	// As Docker sets them: the namespace belongs to its user, so there is nobody to protect low
 	// ports from, and ping works without a capability.
 	n.set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
 	if err := pingGroups(); err != nil {
 		n.log().Warn("sysctl not set", "path", pingPath, "err", err)
-	}
-	if err := unpaced(congestionPath); err != nil {
-		n.log().Warn("sysctl not set", "path", congestionPath, "err", err)
 	}
 }
 
