@@ -56,12 +56,16 @@ func connects(to netip.AddrPort, parallel int, window time.Duration) (us []float
 	start := time.Now()
 	for i := range parallel {
 		wg.Go(func() {
-			for end := start.Add(window); time.Now().Before(end) && len(each[i]) < maxConnects/parallel; {
+			for end := start.Add(window); ; {
 				begin := time.Now()
 				if errs[i] = connectOnce(to); errs[i] != nil {
 					return
 				}
-				each[i] = append(each[i], micros(time.Since(begin)))
+				now := time.Now()
+				each[i] = append(each[i], micros(now.Sub(begin)))
+				if !now.Before(end) || len(each[i]) >= maxConnects/parallel {
+					return
+				}
 			}
 		})
 	}

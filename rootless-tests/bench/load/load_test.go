@@ -11,6 +11,7 @@ import (
 // pair starts an agent that listens and returns its remote with the ports.
 func pair(t *testing.T) (*Remote, Ports) {
 	t.Helper()
+	losesAfter(t, patience)
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	ended := make(chan error, 1)
@@ -27,6 +28,16 @@ func pair(t *testing.T) (*Remote, Ports) {
 		t.Fatal(err)
 	}
 	return m, r.Ports
+}
+
+// patience is for what takes microseconds, on a machine that may be busy.
+const patience = 20 * time.Second
+
+// losesAfter changes, until the test ends, when a datagram counts as lost.
+func losesAfter(t *testing.T, d time.Duration) {
+	before := datagramTimeout
+	datagramTimeout = d
+	t.Cleanup(func() { datagramTimeout = before })
 }
 
 func loopback(port uint16) netip.AddrPort {

@@ -75,6 +75,7 @@ func TestNamesAtAPace(t *testing.T) {
 // A question without an answer is lost and counted; the late answer to it is not taken for the next one's.
 func TestNamesLost(t *testing.T) {
 	m, _ := pair(t)
+	losesAfter(t, time.Second)
 	var first *dns.Msg
 	asked := 0
 	port := nameServer(t, func(q *dns.Msg) *dns.Msg {
@@ -95,6 +96,7 @@ func TestNamesLost(t *testing.T) {
 
 func TestNamesRefused(t *testing.T) {
 	m, _ := pair(t)
+	losesAfter(t, time.Second)
 	for want, handle := range map[string]func(q *dns.Msg) *dns.Msg{
 		"NXDOMAIN":   func(q *dns.Msg) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeNameError) },
 		"no address": func(q *dns.Msg) *dns.Msg { return new(dns.Msg).SetReply(q) },
