@@ -30,7 +30,7 @@ func newResult(o options, dir string) *report.Result {
 	}
 	for name, args := range map[string][]string{
 		"usernet": {dir + "/usernet", "version"}, "slirp4netns": {"slirp4netns", "--version"},
-		"pasta": {"pasta", "--version"}, "iperf3": {"iperf3", "--version"},
+		"pasta": {"pasta", "--version"}, "rootlesskit": {"rootlesskit", "--version"}, "iperf3": {"iperf3", "--version"},
 	} {
 		if out, err := exec.Command(args[0], args[1:]...).Output(); err == nil {
 			line, _, _ := bytes.Cut(out, []byte("\n"))

@@ -1,5 +1,5 @@
-// Command bench compares usernet with the kernel's loopback, a plain TCP relay, slirp4netns, pasta, and podman's own
-// rootless bridge.
+// Command bench compares usernet with the kernel's loopback, a plain TCP relay, slirp4netns, pasta, gvisor-tap-vsock
+// where there is one, and podman's own rootless bridge.
 //
 //	bench [--quick] [--repeat N] [--mtu 1500,65520] [--subjects LIST] [--json FILE] [--plot FILE.svg] [--check]
 //	bench --from FILE [--plot FILE.svg] [--check]
@@ -29,6 +29,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +43,11 @@ import (
 var errFloors = errors.New("floors are missed")
 
 func main() {
-	if err := dispatch(os.Args[1:]); err != nil {
+	run := dispatch
+	if file := mapFiles[filepath.Base(os.Args[0])]; file != "" {
+		run = func(args []string) error { return mapSelf(file, args) }
+	}
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -137,7 +142,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a floor is missed or not measured")
 	fs.IntVar(&o.repeat, "repeat", 0, "rounds, of which the median counts (default 3, quick 1)")
 	mtus := fs.String("mtu", "1500,65520", "MTUs of the containers")
-	subjects := fs.String("subjects", "loopback,relay,usernet,slirp4netns,pasta,podman", "what to measure")
+	subjects := fs.String("subjects", "loopback,relay,usernet,slirp4netns,pasta,gvisor-tap-vsock,podman", "what to measure")
 	fs.StringVar(&o.usernet, "usernet", "", "usernet binary to measure (default: built from this module)")
 	fs.StringVar(&o.json, "json", "", "write the result to `FILE`")
 	fs.StringVar(&o.plot, "plot", "", "draw the result as SVG into `FILE`")

@@ -54,6 +54,7 @@ func measureAll(dir string, args []string) error {
 		syscall.CloseOnExec(fd)
 	}
 	m := &meter{options: o, builder: builder{dir: dir}, result: newResult(o, dir)}
+	m.dropMissing()
 	if err := m.startHost(); err != nil {
 		return err
 	}
@@ -175,17 +176,29 @@ func (m *meter) measureIdle() {
 	}
 }
 
-// streamUp is the median of three.
+// streamUp is the rate of one stream.
 func (m *meter) streamUp(s *sandbox) (float64, error) {
-	var rates []float64
-	for range 3 {
-		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Warm: m.warm, Window: m.window})
+	r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Warm: m.warm, Window: m.window})
+	return r.Rate, err
+}
+
+// beside is what a stream keeps of its rate beside idle connections: those of s, where its twin has none. They take
+// turns, since a machine is not the same half a minute later.
+func (m *meter) beside(s, twin *sandbox) (float64, error) {
+	const turns = 5
+	var parts []float64
+	for range turns {
+		alone, err := m.streamUp(twin)
 		if err != nil {
 			return 0, err
 		}
-		rates = append(rates, r.Rate)
+		crowded, err := m.streamUp(s)
+		if err != nil {
+			return 0, err
+		}
+		parts = append(parts, crowded/alone)
 	}
-	return stats.Median(rates), nil
+	return stats.Median(parts), nil
 }
 
 // wakes counts how often a second the processes' threads come to run while nothing flows. What follows their start,
@@ -208,6 +221,11 @@ func (m *meter) idleOf(subject report.Subject) error {
 		return err
 	}
 	defer s.stop()
+	twin, err := m.builder.build(subject, floorMTU)
+	if err != nil {
+		return err
+	}
+	defer twin.stop()
 	before, err := residentBytes(s.pids)
 	if err != nil {
 		return err
@@ -216,8 +234,7 @@ func (m *meter) idleOf(subject report.Subject) error {
 	if wakes, err := m.wakes(s); err == nil {
 		m.result.Add(subject, 0, report.Wakes, wakes)
 	}
-	alone, err := m.streamUp(s)
-	if err != nil {
+	if _, err := m.streamUp(s); err != nil {
 		return err
 	}
 	if before, err = residentBytes(s.pids); err != nil { // with the buffers of a stream
@@ -229,8 +246,8 @@ func (m *meter) idleOf(subject report.Subject) error {
 	if r.Total > 0 && err == nil {
 		m.result.Add(subject, 0, report.IdleBytes, (after-before)/float64(r.Total))
 	}
-	if beside, err := m.streamUp(s); err == nil {
-		m.result.Add(subject, 0, report.IdleBeside, beside/alone)
+	if part, err := m.beside(s, twin); err == nil {
+		m.result.Add(subject, 0, report.IdleBeside, part)
 	}
 	_, dropErr := s.inside.Do(load.Request{Op: load.Drop})
 	_, hostErr := m.host.Do(load.Request{Op: load.Drop})

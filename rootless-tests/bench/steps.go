@@ -39,8 +39,10 @@ var steps = []step{
 	{"UDP 1 B", flood(1, report.UDPSmall, report.UDPSmallLoss), report.UDPSmall},
 	{"UDP 1400 B", flood(1400, report.UDPLarge, report.UDPLargeLoss), report.UDPLarge},
 	{"UDP 1 Gbit/s", pacedFlood, report.UDPPacedLoss},
-	{"published up", publishedStream(false, report.PublishedUp), report.PublishedUp},
-	{"published down", publishedStream(true, report.PublishedDown), report.PublishedDown},
+	{"published up", publishedStream(fromLoopback, false, report.PublishedUp), report.PublishedUp},
+	{"published down", publishedStream(fromLoopback, true, report.PublishedDown), report.PublishedDown},
+	{"published up from elsewhere", publishedStream(fromElsewhere, false, report.FarUp), report.FarUp},
+	{"published down to elsewhere", publishedStream(fromElsewhere, true, report.FarDown), report.FarDown},
 	{"published round trip", publishedTrip, report.PublishedTrip},
 	{"network stream", stream(across, false, 1, report.Across, report.AcrossCPU), report.Across},
 	{"network 4 streams", stream(across, false, 4, report.Across4, ""), report.Across4},
@@ -67,6 +69,10 @@ const (
 // Ways are from a sandbox's agent to a server; a sandbox that does not have one has an invalid address.
 func outwards(s *sandbox) netip.AddrPort { return s.out.tcp }
 func across(s *sandbox) netip.AddrPort   { return s.across }
+
+// These are from the host to a sandbox.
+func fromLoopback(s *sandbox) netip.AddrPort  { return s.in }
+func fromElsewhere(s *sandbox) netip.AddrPort { return s.far }
 
 func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
 	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
@@ -191,12 +197,12 @@ func (m *meter) datagrams(s *sandbox, size, perSecond int) (rate, lost float64, 
 	return float64(n.Total) / r.Elapsed.Seconds(), math.Max(0, 1-float64(n.Total)/float64(r.Total)), err
 }
 
-func publishedStream(down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
+func publishedStream(way func(*sandbox) netip.AddrPort, down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
 	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
-		if !s.in.IsValid() {
+		if !way(s).IsValid() {
 			return nil, nil
 		}
-		r, err := m.client.Do(load.Request{Op: load.Stream, To: s.in, Down: down, Warm: m.warm, Window: m.window})
+		r, err := m.client.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Warm: m.warm, Window: m.window})
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -36,6 +37,7 @@ type sandbox struct {
 	inside  *load.Remote
 	out     path           // from the agent inside to the host's server
 	in      netip.AddrPort // from the host to the agent inside, through a published port
+	far     netip.AddrPort // the same at an address that is not loopback, so that the container is to see the client's
 	// Of neighbours: their server, the way to it, and its name and where to ask for it.
 	server  *load.Remote
 	across  netip.AddrPort
@@ -71,7 +73,7 @@ func (b *builder) program(name string) string { return filepath.Join(b.dir, name
 func (b *builder) build(subject report.Subject, mtu int) (*sandbox, error) {
 	setUp := map[report.Subject]func(*sandbox, uint16) error{
 		report.Kernel: b.kernel, report.Relay: b.relay, report.Usernet: b.usernet,
-		report.Slirp: b.slirp, report.Pasta: b.pasta,
+		report.Slirp: b.slirp, report.Pasta: b.pasta, report.GvisorTap: b.gvisorTap,
 	}[subject]
 	s := &sandbox{subject: subject, mtu: mtu}
 	b.next++
@@ -115,6 +117,11 @@ func (s *sandbox) startAgent(cmd *exec.Cmd) (p *process, err error) {
 	return p, err
 }
 
+// publishedAt says that the container's TCP port is published at both addresses of the host.
+func (s *sandbox) publishedAt(port uint16) {
+	s.in, s.far = netip.AddrPortFrom(hostLoopback, port), netip.AddrPortFrom(rigAddr.Addr(), port)
+}
+
 // to is the path to the host's server at an address.
 func (b *builder) to(a netip.Addr) path {
 	return path{netip.AddrPortFrom(a, b.server.TCP), netip.AddrPortFrom(a, b.server.UDPEcho), netip.AddrPortFrom(a, b.server.UDPSink)}
@@ -124,7 +131,7 @@ var hostLoopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 func (b *builder) kernel(s *sandbox, _ uint16) error {
 	s.out = b.to(hostLoopback)
-	s.across, s.in = s.out.tcp, s.out.tcp
+	s.across, s.in, s.far = s.out.tcp, s.out.tcp, s.out.tcp
 	_, err := s.startAgent(exec.Command(b.program("bench"), agentRole))
 	return err
 }
@@ -146,7 +153,7 @@ func (b *builder) relay(s *sandbox, _ uint16) error {
 		at, _ = netip.ParseAddrPort(word)
 		return ok && at.IsValid()
 	})
-	s.out, s.across, s.in = path{tcp: at}, at, at
+	s.out, s.across, s.in, s.far = path{tcp: at}, at, at, at
 	return err
 }
 
@@ -156,11 +163,13 @@ var slirpGateway = netip.AddrFrom4([4]byte{10, 0, 2, 2})
 func (b *builder) usernet(s *sandbox, published uint16) error {
 	p, err := s.startAgent(exec.Command(b.program("usernet"), "run", "--host-loopback", "--mtu", strconv.Itoa(s.mtu),
 		"--publish", fmt.Sprintf("127.0.0.1:%d:%d", published, containerPorts.TCP),
+		"--publish", fmt.Sprintf("%s:%d:%d", rigAddr.Addr(), published, containerPorts.TCP),
 		"--", b.program("bench"), agentRole))
 	if err != nil {
 		return err
 	}
-	s.out, s.in = b.to(slirpGateway), netip.AddrPortFrom(hostLoopback, published)
+	s.out = b.to(slirpGateway)
+	s.publishedAt(published)
 	return p.waitFor("the datapath", func() bool {
 		pid, ok := descendant(p.pid(), "__datapath")
 		s.pids = []int{pid}
@@ -197,8 +206,9 @@ func (b *builder) slirp(s *sandbox, published uint16) error {
 	if err := waitByte(ready); err != nil {
 		return err
 	}
-	s.out, s.in, s.pids = b.to(slirpGateway), netip.AddrPortFrom(hostLoopback, published), []int{p.pid()}
-	return addHostForward(api, published)
+	s.out, s.pids = b.to(slirpGateway), []int{p.pid()}
+	s.publishedAt(published)
+	return errors.Join(addHostForward(api, s.in), addHostForward(api, s.far))
 }
 
 // startSlirp starts slirp4netns for the namespaces of pid. The pipe becomes readable when it is ready.
@@ -229,14 +239,14 @@ func waitByte(ready *os.File) error {
 }
 
 // addHostForward publishes the container's TCP port through slirp4netns' API.
-func addHostForward(api string, published uint16) error {
+func addHostForward(api string, published netip.AddrPort) error {
 	c, err := net.Dial("unix", api)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_, err = fmt.Fprintf(c, `{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":%d,"guest_port":%d}}`,
-		published, containerPorts.TCP)
+	_, err = fmt.Fprintf(c, `{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":%q,"host_port":%d,"guest_port":%d}}`,
+		published.Addr(), published.Port(), containerPorts.TCP)
 	if err != nil {
 		return fmt.Errorf("add forward: %w", err)
 	}
@@ -258,12 +268,14 @@ func (b *builder) pasta(s *sandbox, published uint16) error {
 	pidFile := b.program(fmt.Sprintf("pasta-%d.pid", published))
 	// As podman starts it, but with the gateway mapped to the host.
 	p, err := s.start(exec.Command("pasta", "--config-net", "--foreground", "--quiet", "--mtu", strconv.Itoa(s.mtu), "--pid", pidFile,
-		"-t", fmt.Sprintf("127.0.0.1/%d:%d", published, containerPorts.TCP), "-u", "none", "-T", "none", "-U", "none",
+		// It does not take one port at two addresses, so at all there are.
+		"-t", fmt.Sprintf("%d:%d", published, containerPorts.TCP), "-u", "none", "-T", "none", "-U", "none",
 		strconv.Itoa(holder.pid())))
 	if err != nil {
 		return err
 	}
-	s.out, s.in = b.to(rigGateway), netip.AddrPortFrom(hostLoopback, published)
+	s.out = b.to(rigGateway)
+	s.publishedAt(published)
 	s.pids = []int{p.pid()}
 	// The pid file is written when everything else is done.
 	return p.waitFor("pasta", func() bool {

@@ -28,6 +28,8 @@ const (
 	UDPPacedLoss    Measure = "udp_paced_lost"
 	PublishedUp     Measure = "published_up"
 	PublishedDown   Measure = "published_down"
+	FarUp           Measure = "published_far_up"
+	FarDown         Measure = "published_far_down"
 	PublishedTrip   Measure = "published_trip_p50"
 	PublishedDial   Measure = "published_connect_p50"
 	CPUUp           Measure = "cpu_up"
@@ -108,6 +110,8 @@ var Definitions = []Definition{
 	{UDPPacedLoss, "UDP 1400 B at 1 Gbit/s lost", "%", Lower, false, false},
 	{PublishedUp, "published port stream up", "Gbit/s", Higher, true, true},
 	{PublishedDown, "published port stream down", "Gbit/s", Higher, true, true},
+	{FarUp, "the same, client not on loopback, up", "Gbit/s", Higher, true, false},
+	{FarDown, "the same, client not on loopback, down", "Gbit/s", Higher, true, false},
 	{PublishedTrip, "published port round trip p50", "µs", Lower, true, true},
 	{PublishedDial, "published port connect p50", "µs", Lower, true, true},
 	{CPUUp, "CPU of the process, stream up", "s/GB", Lower, true, true},
@@ -171,18 +175,19 @@ func definition(m Measure) Definition {
 type Subject string
 
 const (
-	Kernel  Subject = "loopback"
-	Relay   Subject = "relay"
-	Usernet Subject = "usernet"
-	Slirp   Subject = "slirp4netns"
-	Pasta   Subject = "pasta"
-	Podman  Subject = "podman" // its own rootless bridge, with its name server
+	Kernel    Subject = "loopback"
+	Relay     Subject = "relay"
+	Usernet   Subject = "usernet"
+	Slirp     Subject = "slirp4netns"
+	Pasta     Subject = "pasta"
+	GvisorTap Subject = "gvisor-tap-vsock" // of rootlesskit
+	Podman    Subject = "podman"           // its own rootless bridge, with its name server
 )
 
 // Subjects are in the order of the table's columns.
-var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta, Podman}
+var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta, GvisorTap, Podman}
 
-var peers = []Subject{Slirp, Pasta, Podman}
+var peers = []Subject{Slirp, Pasta, GvisorTap, Podman}
 
 // HasMTU tells whether s has an interface of its own, whose MTU matters.
 func (s Subject) HasMTU() bool { return s != Kernel && s != Relay }

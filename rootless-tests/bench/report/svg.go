@@ -26,7 +26,7 @@ const (
 // colours tell subjects apart also without colour vision: they differ in lightness.
 var colours = map[Subject]string{
 	Kernel: "#c8ccd0", Relay: "#8f979f", Usernet: "#0b66c3", Slirp: "#e2a33b", Pasta: "#a8502a",
-	Podman: "#6d3f7d",
+	GvisorTap: "#3f7d5a", Podman: "#6d3f7d",
 }
 
 // A bar is one subject at one MTU in a panel.

@@ -15,7 +15,7 @@ func (r *Result) Table(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v\n",
 		r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Rounds, r.Window)
-	for _, name := range []string{"usernet", "slirp4netns", "pasta", "podman", "netavark", "aardvark-dns", "iperf3"} {
+	for _, name := range []string{"usernet", "slirp4netns", "pasta", "rootlesskit", "podman", "netavark", "aardvark-dns", "iperf3"} {
 		if v := r.Versions[name]; v != "" {
 			fmt.Fprintf(&b, "  %s: %s\n", name, v)
 		}
