@@ -57,6 +57,7 @@ type Device struct {
 	state   atomic.Int32
 	running atomic.Bool
 	reader  *sys.VecReader // Run's
+	lanes   func() int     // sys.Processors
 	writers sync.Pool      // of *writer
 }
 
@@ -67,7 +68,7 @@ func Open(f *os.File, i Info, o Options) (*Device, error) {
 	if err := f.SetReadDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("open TAP %s: the descriptor is not non-blocking: %w", i.Name, err)
 	}
-	d := &Device{f: f, info: i, drops: o.Drops, alloc: o.Alloc, log: o.Log}
+	d := &Device{f: f, info: i, drops: o.Drops, alloc: o.Alloc, log: o.Log, lanes: sys.Processors}
 	if d.alloc == nil {
 		d.alloc = l2.HeapAllocator
 	}

@@ -30,3 +30,6 @@ const (
 	OffloadTSO = offloadTSO
 	OffloadAll = offloadTSO | offloadUSO
 )
+
+// SetLanes makes Run share its work among as many lanes as f says, whatever P there are. It is called before Run.
+func (d *Device) SetLanes(f func() int) { d.lanes = f }

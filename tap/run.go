@@ -45,7 +45,8 @@ type batch struct {
 // Run reads frames until the device is closed (nil) or gone (an error that is ErrGone). It calls
 // input with batches of frames, in order, borrowed until input returns, and idle after at most 64
 // frames and whenever the device is empty, so that whoever gathered output can send it. idle may
-// be nil. Both run on the caller's goroutine.
+// be nil. Both run on the caller's goroutine, or, while the process has several P, on one of several at a time for the frames
+// of each flow; they have returned when Run returns.
 func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 	if d.running.Swap(true) {
 		return fmt.Errorf("run TAP %s: it is running already", d.info.Name)
@@ -55,9 +56,12 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 	}
 	b := d.borrow()
 	defer func() { batches.Put(b) }()
+	var spread *lanes // nil: all is done here
+	defer func() { spread.stop() }()
 	// Everything read has been handed on when Read waits.
 	d.reader.OnPark(func() { batches.Put(b) }, func() { b = d.borrow() })
 	for bad := 0; ; {
+		spread = d.adapt(spread, input, idle)
 		d.provide(b)
 		n, err := d.reader.Read()
 		full, taken := false, 0
@@ -71,7 +75,7 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 			if err == nil {
 				bad = 0
 				taken += n
-				d.take(b, n, input)
+				d.take(b, n, input, spread)
 			} else if err = d.readError(err, &bad); err != nil {
 				break
 			}
@@ -88,8 +92,12 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 				break
 			}
 		}
-		b.flush(input)
-		idle()
+		if spread != nil {
+			spread.flush()
+		} else {
+			b.flush(input)
+			idle()
+		}
 		sys.Linger(taken)
 		if full {
 			// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
@@ -120,35 +128,51 @@ func (d *Device) provide(b *batch) {
 	d.reader.Set(1, b.block.Data)
 }
 
-// take puts the frame of n bytes, headers included, that was just read into the batch.
-func (d *Device) take(b *batch, n int, input func([]l2.Frame)) {
+// take puts the frame of n bytes, headers included, that was just read into the batch, or into that of its lane.
+func (d *Device) take(b *batch, n int, input func([]l2.Frame), spread *lanes) {
 	n -= d.headLen()
 	if n < 0 {
 		d.drops.Add(drop.FrameRunt)
 		return
 	}
-	f := &b.frames[b.n]
+	var vnet l2.VNet
 	eth := b.head[:]
 	if d.info.VNet {
-		f.VNet = l2.ParseVNet(b.head[:])
+		vnet = l2.ParseVNet(b.head[:])
 		eth = b.head[l2.VNetLen:]
 	}
-	f.Header = l2.Header(eth)
-	l3 := &b.l3[b.n]
-	f.L3 = l3[:]
-	large := n > smallFrame
+	packet := b.block.Data[:n:n]
+	if spread == nil {
+		if b.put(vnet, l2.Header(eth), packet) {
+			b.flush(input)
+		}
+		return
+	}
+	h := l2.Header(eth)
+	to, lane := spread.batch(&h, packet)
+	if n > smallFrame {
+		b.block, to.block = to.block, b.block // the next read finds what the lane had, or asks for another
+	}
+	if to.put(vnet, h, packet) {
+		spread.send(lane)
+	}
+}
+
+// put adds a frame. A packet that is large lies in b's block. It reports whether b has to be flushed before the next.
+func (b *batch) put(vnet l2.VNet, h l2.Header, packet []byte) (full bool) {
+	f, l3 := &b.frames[b.n], &b.l3[b.n]
+	f.VNet, f.Header, f.L3 = vnet, h, l3[:]
+	large := len(packet) > smallFrame
 	if large {
 		f.Buf = b.block
-		l3[0] = b.block.Data[:n:n]
+		l3[0] = packet
 	} else {
-		slot := b.slots[b.n*smallFrame:][:n:smallFrame]
-		copy(slot, b.block.Data)
-		l3[0] = slot[:n:n]
+		slot := b.slots[b.n*smallFrame:][:len(packet):smallFrame]
+		copy(slot, packet)
+		l3[0] = slot[:len(packet):len(packet)]
 	}
 	b.n++
-	if large || b.n == batchFrames {
-		b.flush(input)
-	}
+	return large || b.n == batchFrames
 }
 
 func (b *batch) flush(input func([]l2.Frame)) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/internal/confine"
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/internal/wire"
 )
 
@@ -31,7 +33,7 @@ const (
 
 // environment is all the process gets of it.
 //
-// One P: a goroutine hand-over stays on one thread, 51 µs for a TCP round trip instead of 67 to 83,
+// One P to begin with: a goroutine hand-over stays on one thread, 51 µs for a TCP round trip instead of 67 to 83,
 // and one flow is no slower. Set here rather than by runtime.GOMAXPROCS because then the runtime
 // neither starts the others nor opens the cgroup files it would follow.
 func environment() []string {
@@ -42,9 +44,21 @@ func environment() []string {
 	return env
 }
 
+// maxProcessors is the most CPUs that forwarding was seen to scale to (tap: BenchmarkLanes).
+const maxProcessors = 16
+
+// processorsFor is how many P the datapath may have on a machine where a process may have so many: half of them, since
+// the sandbox's kernel and programs, and whoever they talk to, need as much CPU for each byte as we do. On two CPUs a second P is
+// no gain for a stream and slows round trips down (docs/PERFORMANCE.md).
+func processorsFor(cpus int) int { return min(max(1, cpus/2), maxProcessors) }
+
 // flags are the role's own arguments; Main parses them.
 func (c Config) flags() []string {
 	f := []string{fmt.Sprintf("--log-level=%d", int(c.Level))}
+	// The runtime has looked at the CPUs and at the cgroup's quota, which the datapath cannot see any more.
+	if n := processorsFor(runtime.GOMAXPROCS(0)); n > 1 {
+		f = append(f, fmt.Sprintf("--processors=%d", n))
+	}
 	if c.JSON {
 		f = append(f, "--log-json")
 	}
@@ -68,10 +82,12 @@ func Main(args []string, newHost NewHost) int {
 	asJSON := fs.Bool("log-json", false, "")
 	kill := fs.Bool("kill-on-denied", false, "")
 	adoptable := fs.Duration("adoptable", 0, "")
+	processors := fs.Int("processors", 1, "")
 	if err := fs.Parse(args); err != nil {
 		fmt.Fprintf(os.Stderr, "datapath: %v\n", err)
 		return 1
 	}
+	sys.LimitProcessors(*processors)
 	log := newLog(slog.Level(*level), *asJSON)
 	if err := run(newHost, *kill, *adoptable, log); err != nil {
 		log.Error("datapath ended", "err", err)

@@ -17,6 +17,7 @@
 //   - fdpass: descriptors over a SEQPACKET socket
 //   - sockopt, probe: what the kernel can do
 //   - yield: how goroutines that always have work take turns with those that wait
+//   - processors: how many of them run at the same time
 //
 // Errors are the bare syscall.Errno, so a caller can compare them without unwrapping; whoever shows
 // one to a person says what was being done.

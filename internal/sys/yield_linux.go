@@ -38,6 +38,7 @@ var turn struct {
 // Yield lets other goroutines run, those included for which something has come by the network. A loop that makes only
 // quiet system calls and always has work must call it now and then.
 func Yield() {
+	watchProcessors()
 	turn.once.Do(openTurn)
 	if turn.look == nil {
 		runtime.Gosched()

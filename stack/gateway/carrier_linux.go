@@ -15,8 +15,8 @@ import (
 
 // # Theory of operation
 //
-// A carrier moves the bytes of all flows of a gateway with two goroutines, so that a flow that is idle
-// costs its two endpoints and nothing else: no stack, no timer, no wake-up.
+// A carrier moves the bytes of all flows of a gateway with two goroutines, or as many more as the process has P, so that a
+// flow that is idle costs its two endpoints and nothing else: no stack, no timer, no wake-up.
 //
 // watch waits for the host sockets in an epoll instance of its own, which as a descriptor is in the runtime's
 // poller: a wait costs no thread. What a socket has to say is acted on at once, on watch's own goroutine,
@@ -24,6 +24,9 @@ import (
 //
 // serve waits for flows that netstack has news of. netstack tells while it holds the endpoint's lock, so
 // nothing can be done there but to put the flow into a list. Flows in the list take turns of turnBytes each.
+//
+// While the process has several P several goroutines serve the one list, each as long as there is something in
+// it, and watch puts into it all it finds but one. So whoever is free takes what is next, wherever it came from.
 //
 // Both only call flow.work, which sees to it that a flow is worked on by one goroutine at a time.
 //
@@ -41,26 +44,24 @@ type carrier struct {
 	got    int   // by the last look
 	err    error // of the last look
 
-	bell chan struct{} // wakes serve; holds one token at most
+	bell chan struct{} // each token wakes one that serves and waits
 
-	mu    sync.Mutex      // a leaf: netstack calls ready with its locks held
-	flows map[int32]*flow // guarded by mu; by host socket
-	head  *flow           // guarded by mu; flows with news, linked by next
-	tail  *flow           // guarded by mu
-	state carrierState    // guarded by mu
+	processors func() int // how many goroutines may serve now; never more than the bell has room for
+
+	mu      sync.Mutex      // a leaf: netstack calls ready with its locks held
+	flows   map[int32]*flow // guarded by mu; by host socket
+	head    *flow           // guarded by mu; flows with news, linked by next
+	tail    *flow           // guarded by mu
+	serving int             // guarded by mu; goroutines in serve
+	waiting int             // guarded by mu; those of them that wait and have no token yet
+	stopped bool            // guarded by mu; no flow is accepted any more
 }
-
-// carrierState says what serve does.
-type carrierState uint8
-
-const (
-	carrierBusy    carrierState = iota // serve takes what is in the list
-	carrierWaiting                     // serve waits for the bell
-	carrierStopped                     // no flow is accepted any more
-)
 
 // carriers makes a gateway's carrier with the first flow: a Network that nobody uses has none.
 type carriers struct {
+	processors func() int // sys.Processors
+	most       int        // what that may ever be
+
 	mu      sync.Mutex
 	one     *carrier // guarded by mu
 	stopped bool     // guarded by mu
@@ -73,7 +74,7 @@ func (cs *carriers) get() (*carrier, error) {
 		return nil, net.ErrClosed
 	}
 	if cs.one == nil {
-		c, err := newCarrier()
+		c, err := newCarrier(cs.processors, cs.most)
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +104,7 @@ const lookAfter = 1 << 20
 // hostEvents are all a flow wants to know of its socket.
 const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 
-func newCarrier() (*carrier, error) {
+func newCarrier(processors func() int, most int) (*carrier, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create epoll instance: %w", err)
@@ -112,7 +113,10 @@ func newCarrier() (*carrier, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
-	c := &carrier{poll: os.NewFile(uintptr(fd), "flows"), fd: fd, flows: make(map[int32]*flow), bell: make(chan struct{}, 1)}
+	c := &carrier{
+		poll: os.NewFile(uintptr(fd), "flows"), fd: fd, flows: make(map[int32]*flow),
+		processors: processors, bell: make(chan struct{}, most), serving: 1,
+	}
 	if c.rc, err = c.poll.SyscallConn(); err != nil {
 		c.poll.Close()
 		return nil, fmt.Errorf("create epoll instance: %w", err)
@@ -143,13 +147,17 @@ func epollWait(fd uintptr, events []unix.EpollEvent) (int, error) {
 // watch acts on what the host sockets say, until stop.
 func (c *carrier) watch() {
 	for moved := 0; c.rc.Read(c.look) == nil && c.err == nil; {
-		before := moved
+		before, share := moved, c.processors() > 1
 		for i := range c.events[:c.got] {
 			e := &c.events[i]
 			c.mu.Lock()
 			f := c.flows[e.Fd]
 			c.mu.Unlock()
-			if f != nil { // otherwise it was closed since
+			switch {
+			case f == nil: // it was closed since
+			case share && i < c.got-1:
+				c.ready(f, hostNews(e.Events))
+			default:
 				moved += f.work(hostNews(e.Events))
 			}
 		}
@@ -174,7 +182,7 @@ func hostNews(events uint32) (n news) {
 	return n
 }
 
-// serve works on flows that ready has put into the list, until stop.
+// serve works on flows that ready has put into the list, until stop, or until there are more that do than P.
 func (c *carrier) serve() {
 	moved := 0
 	for {
@@ -195,15 +203,19 @@ func (c *carrier) serve() {
 // next takes the first flow out of the list and waits for one if there is none.
 func (c *carrier) next() (f *flow, n news, waited, ok bool) {
 	c.mu.Lock()
-	for c.head == nil && c.state != carrierStopped {
-		c.state = carrierWaiting
+	defer c.mu.Unlock()
+	for c.head == nil && !c.stopped {
+		if c.serving > c.processors() {
+			c.serving--
+			return nil, 0, waited, false
+		}
+		c.waiting++
 		c.mu.Unlock()
 		<-c.bell
 		waited = true
 		c.mu.Lock()
 	}
-	defer c.mu.Unlock()
-	if c.state == carrierStopped {
+	if c.stopped {
 		return nil, 0, waited, false
 	}
 	f = c.head
@@ -219,7 +231,7 @@ func (c *carrier) ready(f *flow, n news) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.pending |= n
-	if f.queued || c.state == carrierStopped {
+	if f.queued || c.stopped {
 		return
 	}
 	f.queued = true
@@ -229,9 +241,13 @@ func (c *carrier) ready(f *flow, n news) {
 		c.tail.next = f
 	}
 	c.tail = f
-	if c.state == carrierWaiting {
-		c.state = carrierBusy
-		c.bell <- struct{}{} // there is room: only this makes serve wait no longer
+	switch {
+	case c.waiting > 0:
+		c.waiting--
+		c.bell <- struct{}{} // there is room: no more tokens than serve
+	case c.serving < c.processors():
+		c.serving++
+		c.wg.Go(c.serve)
 	}
 }
 
@@ -239,7 +255,7 @@ func (c *carrier) ready(f *flow, n news) {
 func (c *carrier) add(f *flow) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == carrierStopped {
+	if c.stopped {
 		return false
 	}
 	e := unix.EpollEvent{Events: hostEvents, Fd: int32(f.fd)}
@@ -262,10 +278,10 @@ func (c *carrier) forget(f *flow) {
 // stop resets all flows and waits for the goroutines.
 func (c *carrier) stop() {
 	c.mu.Lock()
-	if c.state == carrierWaiting {
+	for ; c.waiting > 0; c.waiting-- {
 		c.bell <- struct{}{}
 	}
-	c.state = carrierStopped
+	c.stopped = true
 	rest := make([]*flow, 0, len(c.flows))
 	for _, f := range c.flows {
 		rest = append(rest, f)

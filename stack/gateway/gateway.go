@@ -22,6 +22,7 @@ import (
 	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
@@ -183,6 +184,7 @@ func New(cfg Config) (*Gateway, error) {
 		icmpErrors:     ip.NewLimiters(ip.ErrorsPerSecond, ip.ErrorBurst),
 		echoes:         ip.NewLimiters(echoesPerSecond, echoesPerSecond),
 	}
+	g.carriers.processors, g.carriers.most = sys.Processors, sys.MostProcessors()
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -235,9 +237,12 @@ func (g *Gateway) newStack() error {
 		// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
 		protocols = append(protocols, ipv6.NewProtocolWithOptions(ipv6.Options{}))
 	}
-	g.stack = gvstack.New(gvstack.Options{
-		NetworkProtocols:   protocols,
-		TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+	// netstack makes a goroutine for the segments of TCP for each P there is now, which costs 3 KiB, and shares connections among them.
+	sys.WithMostProcessors(func() {
+		g.stack = gvstack.New(gvstack.Options{
+			NetworkProtocols:   protocols,
+			TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+		})
 	})
 	if err := g.setTCPOptions(); err != nil {
 		return err

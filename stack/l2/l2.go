@@ -193,7 +193,7 @@ func (f *Frame) Len() int {
 // fills it, and offers it with the frame; a receiver (the gateway) that can use the block as it is
 // calls Take, and the reader then allocates another. This is what saves a copy of each 64 KiB.
 //
-// A Buf is used by one goroutine: the reader's, on which Output runs too.
+// A Buf is used by one goroutine at a time: the reader's, or the one it hands the frame to, on which Output runs too.
 type Buf struct {
 	// Data is the whole block; the packet starts at its first byte.
 	Data []byte
