@@ -66,7 +66,6 @@ fmt: ## fail when gofmt would change a file
 
 vet: ## go vet
 	$(GO) vet ./...
-	$(GO) vet -tags originals ./rootless-tests/
 
 tidy: ## fail when go.mod lists what is not imported
 	$(GO) mod tidy -diff
@@ -84,8 +83,8 @@ race: ## unit tests under the race detector
 rootless: ## tests on the real kernel; start them as root, usernet itself runs as an ordinary user
 	$(GO) test -timeout 30m ./rootless-tests/
 
-originals: ## podman, rootlesskit and pasta's options, with the originals and with usernet in their place, compared
-	$(GO) test -tags originals -timeout 30m -run 'Podman|Rootlesskit|Pasta' ./rootless-tests/
+originals: ## of rootless, podman, rootlesskit and pasta: with the originals and with usernet in their place, compared
+	$(GO) test -count=1 -timeout 30m -run 'Podman|Rootlesskit|Pasta' ./rootless-tests/
 
 fuzz: ## every fuzz target for T=3s, say T=10m
 	GO="$(GO)" tools/fuzz.sh $(T)

@@ -42,6 +42,25 @@ var makers = []maker{original, ours}
 // answers are what was found out, by question.
 type answers map[string]string
 
+// askBoth asks about both programs at once. Each has podmans, containers and ports of its own, and much of what is asked
+// is waited for: pings, silence, IPv6.
+func askBoth(t *testing.T, ask func(t *testing.T, m maker) answers) (originals, own answers) {
+	t.Helper()
+	var got [2]answers
+	asked := t.Run("both", func(t *testing.T) {
+		for i, m := range makers {
+			t.Run(string(m), func(t *testing.T) {
+				t.Parallel()
+				got[i] = ask(t, m)
+			})
+		}
+	})
+	if !asked {
+		t.FailNow() // there is nothing to compare
+	}
+	return got[0], got[1]
+}
+
 // difference is one that is meant.
 type difference struct{ ours, because string }
 

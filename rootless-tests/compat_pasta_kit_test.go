@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -70,25 +68,20 @@ func (k *pastaKit) serve(t *testing.T, who maker, args ...string) *pastaServed {
 		// It looks once a second whether the process is there, by its /proc, and ends when it cannot tell.
 		args = append([]string{"--no-netns-quit"}, args...)
 	}
-	var code int
 	for tries := originalTries; ; tries-- {
+		var code int
 		s.out, code = k.exec(t, who, append(args, "--pid", pidFile, strconv.Itoa(c.PID))...)
-		if who == ours || tries == 1 || code != 0 || connected(t, sb.Node) {
+		b, err := os.ReadFile(pidFile)
+		if code != 0 || err != nil {
+			t.Fatalf("%s pasta %q: code %d, pid file %v: %s", who, args, code, err, s.out)
+		}
+		if s.pid, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
+			t.Fatal(err)
+		}
+		if who == ours || tries == 1 || connected(t, sb.Node, func(testing.TB) []int { return []int{s.pid} }) {
 			break
 		}
-		t.Logf("%s pasta left a container without an interface and is run once more", who)
-		if b, err := os.ReadFile(pidFile); err == nil {
-			if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-			}
-		}
-	}
-	b, err := os.ReadFile(pidFile)
-	if code != 0 || err != nil {
-		t.Fatalf("%s pasta %q: code %d, pid file %v: %s", who, args, code, err, s.out)
-	}
-	if s.pid, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
-		t.Fatal(err)
+		_ = syscall.Kill(s.pid, syscall.SIGKILL) // it may have ended
 	}
 	ended := false
 	s.end = func() {

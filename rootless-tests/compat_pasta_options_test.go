@@ -1,11 +1,10 @@
-//go:build originals
-
 package rootlesstests
 
 import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,16 +78,16 @@ func TestPastaOptions(t *testing.T) {
 		{"--config-net -i eth0 -o 203.0.113.3 -o fd01::3", []pastaQuestion{pastaConfigured, pastaOutside}, nil},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
-			said := map[maker]answers{}
-			for _, who := range makers {
-				s := k.serve(t, who, append(strings.Fields(tt.args), append(noPorts, "--quiet")...)...)
-				said[who] = answers{}
+			originals, own := askBoth(t, func(t *testing.T, m maker) answers {
+				s := k.serve(t, m, slices.Concat(strings.Fields(tt.args), noPorts, []string{"--quiet"})...)
+				a := answers{}
 				for _, q := range tt.ask {
-					q(t, k, s, said[who])
+					q(t, k, s, a)
 				}
 				s.end()
-			}
-			wantSame(t, said[original], said[ours], tt.meant)
+				return a
+			})
+			wantSame(t, originals, own, tt.meant)
 		})
 	}
 }

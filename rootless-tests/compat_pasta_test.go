@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (

@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -14,13 +12,10 @@ func TestPodmanBridge(t *testing.T) {
 	w := newWorld(t, podman4, podman5)
 	for _, v := range []version{podman4, podman5} {
 		t.Run(v.String(), func(t *testing.T) {
-			got := map[maker]answers{}
-			for _, m := range makers {
-				got[m] = w.askBridge(t, w.podmans[v][m])
-			}
+			originals, own := askBoth(t, func(t *testing.T, m maker) answers { return w.askBridge(t, w.podmans[v][m]) })
 			client := "seen as " + rig.X1v4.String()
 			const kept = "the client's own address, which the original replaces by the container's"
-			wantSame(t, got[original], got[ours], map[string]difference{
+			wantSame(t, originals, own, map[string]difference{
 				"published tcp": {client, kept}, "published udp": {client, kept},
 				"published tcp after connect": {client, kept}, "published udp after connect": {client, kept},
 			})

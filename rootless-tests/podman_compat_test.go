@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -62,23 +60,23 @@ func (k *podmanCase) name() string {
 
 // run gives the command line to both makers' programs and compares.
 func (k *podmanCase) run(t *testing.T, w *world) {
-	got := map[maker]answers{}
 	flags := k.flags
 	if k.network != "" {
 		flags = append([]string{"--network", k.network}, flags...)
 	}
-	for _, m := range makers {
+	originals, own := askBoth(t, func(t *testing.T, m maker) answers {
 		p := w.podmans[k.version][m]
 		c := p.start(t, "c", flags...)
 		c.wantMaker(t)
-		got[m] = answers{}
+		a := answers{}
 		for _, ask := range k.ask {
-			ask(t, w, c, got[m])
+			ask(t, w, c, a)
 		}
 		c.Close()
 		p.must(t, "rm", "--force", "--time", "0", "c")
-	}
-	wantSame(t, got[original], got[ours], k.differ)
+		return a
+	})
+	wantSame(t, originals, own, k.differ)
 }
 
 func configured(t *testing.T, _ *world, c *podContainer, a answers) { a.askLinks(t, c.Node, true) }
@@ -111,7 +109,7 @@ func pingOutside6(t *testing.T, _ *world, c *podContainer, a answers) {
 	a["ping of internet IPv6"] = askPing(t, c.Node, rig.X1v6)
 }
 
-// without asks what an option takes away, and waits a moment only for what does not come.
+// without asks what an option takes away. The original says nothing, which is waited for a moment only.
 func without(what string) asker {
 	return func(t *testing.T, w *world, c *podContainer, a answers) {
 		for _, network := range []string{"tcp", "udp"} {
@@ -120,11 +118,15 @@ func without(what string) asker {
 				a[network] = askWhoami(t, c.Node, network, to)
 				continue
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), moment)
+			limit := moment
+			if c.podman.maker == ours { // which says so
+				limit = rig.Patience
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			conn, err := c.Dial(ctx, network, to)
 			if err == nil {
-				_, err = readWhoami(conn, moment)
+				_, err = readWhoami(conn, limit)
 				conn.Close()
 			}
 			if err != nil {

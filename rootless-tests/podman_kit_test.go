@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -177,46 +175,27 @@ type podContainer struct {
 func (p *podman) start(t testing.TB, name string, flags ...string) *podContainer {
 	t.Helper()
 	args := slices.Concat([]string{"run", "--detach", "--name", name}, flags, []string{"bb"}, idle)
-	for range originalTries - 1 {
-		if p.maker == ours {
-			break
-		}
+	for tries := originalTries; ; tries-- {
 		p.must(t, args...)
 		c := p.enter(t, name)
-		if connected(t, c.Node) {
+		if p.maker == ours || tries == 1 || connected(t, c.Node, c.helpers) {
 			return c
 		}
-		t.Logf("%v with %s programs left a container without an interface and is run once more", p.version, p.maker)
 		c.Close()
 		p.must(t, "rm", "--force", "--time", "0", name)
 	}
-	p.must(t, args...)
-	return p.enter(t, name)
 }
-
-// originalTries is how often the original's programs may begin. Debian 13's pasta now and then goes on without the interface
-// that it made, which the kernel then takes away. Ours has one try.
-const originalTries = 5
 
 // reconnected is a container that was started again, and once more where the original's program left it without an
 // interface.
 func (c *podContainer) reconnected(t testing.TB) *podContainer {
 	t.Helper()
-	for range originalTries {
-		if c.podman.maker == ours || connected(t, c.Node) {
-			break
-		}
+	for tries := originalTries; c.podman.maker == original && tries > 1 && !connected(t, c.Node, c.helpers); tries-- {
 		c.Close()
 		c.podman.try(t, "restart", "--time", "0", c.name)
 		c = c.podman.enter(t, c.name)
 	}
 	return c
-}
-
-// connected reports whether there is an interface besides lo.
-func connected(t testing.TB, n *rig.Node) bool {
-	t.Helper()
-	return slices.ContainsFunc(links(t, n), func(l link) bool { return l.Name != "lo" })
 }
 
 // enter makes a node in the namespaces of a container as it runs now.

@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -23,27 +21,27 @@ var allNetworked = []networked{{podman4, "slirp4netns"}, {podman5, "slirp4netns"
 func eachNetworked(t *testing.T, test func(t *testing.T, w *world, p *podman, network string)) {
 	w := newWorld(t, podman4, podman5)
 	for _, n := range allNetworked {
-		for _, m := range makers {
-			t.Run(fmt.Sprint(n.version, " ", n.network, " ", m), func(t *testing.T) {
-				p := w.podmans[n.version][m]
-				test(t, w, p, n.network)
-				p.clear(t)
-			})
-		}
+		t.Run(fmt.Sprint(n.version, " ", n.network), func(t *testing.T) {
+			for _, m := range makers {
+				t.Run(string(m), func(t *testing.T) {
+					t.Parallel() // with the other maker's: they have a podman each
+					p := w.podmans[n.version][m]
+					test(t, w, p, n.network)
+					p.clear(t)
+				})
+			}
+		})
 	}
 }
 
-// wantServed waits until a port of the host leads to a container, where a server is made for it.
+// wantServed checks that a port of the host leads to a container, where a server is made for it. What podman has started
+// has its ports, so it is asked once.
 func (w *world) wantServed(t *testing.T, c *podContainer, port, inside uint16) {
 	t.Helper()
 	where := at(families[0].any, inside)
 	serveWhoami(t, c.Node, where)
 	for _, network := range []string{"tcp", "udp"} {
-		var got string
-		if !rig.Eventually(t, moment/2, func() bool {
-			got = askWhoami(t, w.rig.X1, network, at(rig.H4, port))
-			return strings.HasPrefix(got, "seen as ")
-		}) {
+		if got := askWhoami(t, w.rig.X1, network, at(rig.H4, port)); !strings.HasPrefix(got, "seen as ") {
 			t.Errorf("%s port %d: %s", network, port, got)
 		}
 	}

@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -126,8 +124,7 @@ func TestPodmanPublish(t *testing.T) {
 		{podman5, "pasta", true, pastaPublishDiffers()},
 	} {
 		t.Run(fmt.Sprint(k.version, " ", k.network), func(t *testing.T) {
-			got := map[maker]answers{}
-			for _, m := range makers {
+			originals, own := askBoth(t, func(t *testing.T, m maker) answers {
 				p := w.podmans[k.version][m]
 				all := mappings(k.full)
 				flags := []string{"--network", k.network}
@@ -137,12 +134,13 @@ func TestPodmanPublish(t *testing.T) {
 				c := p.start(t, "c", flags...)
 				c.wantMaker(t)
 				serveMappings(t, c, all)
-				got[m] = answers{}
-				askPublished(t, w.rig, all, k.full, got[m])
+				a := answers{}
+				askPublished(t, w.rig, all, k.full, a)
 				c.Close()
 				p.must(t, "rm", "--force", "--time", "0", "c")
-			}
-			wantSame(t, got[original], got[ours], k.differ)
+				return a
+			})
+			wantSame(t, originals, own, k.differ)
 		})
 	}
 }

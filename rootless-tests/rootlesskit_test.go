@@ -1,5 +1,3 @@
-//go:build originals
-
 package rootlesstests
 
 import (
@@ -38,11 +36,8 @@ func TestRootlesskit(t *testing.T) {
 		"2 pasta, own netns":       {version: podman5, flags: append(pasta, "--port-driver=none", "--detach-netns"), differ: toldWhy},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := map[maker]answers{}
-			for _, m := range makers {
-				got[m] = w.askRootlesskit(t, &k, m)
-			}
-			wantSame(t, got[original], got[ours], k.differ)
+			originals, own := askBoth(t, func(t *testing.T, m maker) answers { return w.askRootlesskit(t, &k, m) })
+			wantSame(t, originals, own, k.differ)
 		})
 	}
 }
