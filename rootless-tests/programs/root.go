@@ -128,6 +128,7 @@ Acquire::Retries "3";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";
 APT::Install-Recommends "false";
+APT::Update::Error-Mode "any";
 `
 
 // ownMirror is where the machine's apt has Debian from.
