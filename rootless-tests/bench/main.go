@@ -14,7 +14,8 @@
 //
 //  1. As root (if it is) it installs what is missing, makes an ordinary user and lets it open /dev/net/tun; in a mount
 //     namespace it makes what podman needs.
-//  2. As that user, or as whoever started it, it has podman set up two containers on a network of podman's.
+//  2. As that user, or as whoever started it, it measures through podman, with the network programs of the distribution and with
+//     usernet in their place (through.go), and has podman set up two containers on a network of podman's.
 //  3. In a user and network namespace of its own it makes a rig: loopback and a default route that leads
 //     nowhere, which pasta wants. Then it gives its capabilities up.
 //  4. There it measures, and hands the result back to the first one, which prints it.
@@ -60,6 +61,10 @@ func dispatch(args []string) error {
 			return load.Serve(os.Stdin, os.Stdout)
 		case rootRole:
 			return becomeUser(args[1:])
+		case enterRole:
+			return enterOther(args[1:])
+		case otherRole:
+			return measureOther(args[1], args[2:])
 		case userRole:
 			return runAsUser(args[1], args[2:])
 		case rigRole:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,6 +46,28 @@ func TestWantsPodman(t *testing.T) {
 	} {
 		if o, err := parseOptions(row.args); err != nil || o.wantsPodman() != row.want {
 			t.Errorf("%q: wants podman %v, %v", row.args, o.wantsPodman(), err)
+		}
+	}
+}
+
+// What is measured through podman is so when podman and that step are asked for.
+func TestWantsThrough(t *testing.T) {
+	for _, row := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, true},
+		{[]string{"--subjects", "usernet,pasta"}, false},
+		{[]string{"--only", "stream up,names"}, false},
+		{[]string{"--only", "through podman"}, true},
+	} {
+		if o, err := parseOptions(row.args); err != nil || o.wantsThrough() != row.want {
+			t.Errorf("%q: wants it %v, %v", row.args, o.wantsThrough(), err)
+		}
+	}
+	for _, name := range throughSteps {
+		if !slices.ContainsFunc(steps, func(st step) bool { return st.name == name }) {
+			t.Errorf("there is no step %q", name)
 		}
 	}
 }

@@ -31,6 +31,7 @@ type meter struct {
 const (
 	idleStep    = "idle connections"
 	startUpStep = "start-up"
+	throughStep = "through podman"
 	manyStep    = "many networks"
 	crowdStep   = "many containers"
 )
@@ -40,7 +41,7 @@ func stepNames() (names []string) {
 	for _, st := range steps {
 		names = append(names, st.name)
 	}
-	return append(names, idleStep, startUpStep, manyStep, crowdStep)
+	return append(names, throughStep, idleStep, startUpStep, manyStep, crowdStep)
 }
 
 // measureAll is the last of the bench's steps: it measures and writes the result to resultFD.
@@ -55,6 +56,9 @@ func measureAll(dir string, args []string) error {
 	}
 	m := &meter{options: o, builder: builder{dir: dir}, result: newResult(o, dir)}
 	m.dropMissing()
+	if err := m.addThrough(); err != nil {
+		return err
+	}
 	if err := m.startHost(); err != nil {
 		return err
 	}

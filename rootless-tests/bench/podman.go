@@ -47,21 +47,27 @@ type podmanHost struct {
 	runs  []*process
 }
 
-// startPodman sets the two containers up. What is left of a failure is removed by stop.
-func startPodman(dir string) (*podmanHost, error) {
-	p := &podmanHost{dir: filepath.Join(dir, "podman")}
+// newPodmanHost is one that has its files at name below dir.
+func newPodmanHost(dir, name string) (*podmanHost, error) {
+	p := &podmanHost{dir: filepath.Join(dir, name+"-files")}
 	// In tmpdir is which process holds the user namespace, to the last.
-	tmpdir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman")
+	tmpdir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), name)
 	p.flags = []string{"--root", p.dir + "/root", "--runroot", p.dir + "/run", "--tmpdir", tmpdir, "--storage-driver", "vfs",
 		"--cgroup-manager", "cgroupfs", "--network-backend", "netavark", "--events-backend", "none", "--log-level", "error"}
-	if err := os.Mkdir(p.dir, 0o755); err != nil {
+	return p, os.Mkdir(p.dir, 0o755)
+}
+
+// startPodman sets the two containers up. What is left of a failure is removed by stop.
+func startPodman(dir string) (*podmanHost, error) {
+	p, err := newPodmanHost(dir, "podman")
+	if err != nil {
 		return p, err
 	}
 	if err := p.do("network", "create", "--subnet", podmanSubnet, "bench"); err != nil {
 		return p, err
 	}
 	for i, addr := range []netip.Addr{podmanServer.Prev(), podmanServer} {
-		if err := p.container(filepath.Join(dir, "bench"), fmt.Sprintf("c%d", i+1), addr); err != nil {
+		if err := p.container(fmt.Sprintf("c%d", i+1), addr); err != nil {
 			return p, err
 		}
 	}
@@ -79,13 +85,19 @@ func (p *podmanHost) do(args ...string) error {
 	return nil
 }
 
-// container starts an agent in a container and returns when it runs.
-func (p *podmanHost) container(agent, name string, addr netip.Addr) error {
-	rootfs := filepath.Join(p.dir, name)
-	if err := os.Mkdir(rootfs, 0o755); err != nil {
-		return err
+// rootfs makes the files of a container: an agent.
+func (p *podmanHost) rootfs(name string) (string, error) {
+	dir := filepath.Join(p.dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
 	}
-	if err := copyFile(filepath.Join(rootfs, "bench"), agent); err != nil {
+	return dir, copyFile(filepath.Join(dir, "bench"), filepath.Join(filepath.Dir(p.dir), "bench"))
+}
+
+// container starts an agent in a container and returns when it runs.
+func (p *podmanHost) container(name string, addr netip.Addr) error {
+	rootfs, err := p.rootfs(name)
+	if err != nil {
 		return err
 	}
 	in, stdin, err := os.Pipe()

@@ -21,22 +21,22 @@ import (
 // the user's step. What podman needs of a machine is made in the namespace; where that cannot be, podman is not measured.
 func becomeUser(args []string) error {
 	runtime.LockOSThread() // namespaces belong to threads, and exec takes those of the thread that calls it
-	uid, err := strconv.Atoi(args[0])
-	if err != nil {
-		return err
-	}
-	gid, err := strconv.Atoi(args[1])
-	if err != nil {
-		return err
-	}
 	dir := args[2]
-	if err := preparePodman(dir); err != nil {
+	o, err := parseOptions(args[3:])
+	if err != nil {
+		return err
+	}
+	err = preparePodman(dir)
+	if err == nil && o.wantsThrough() {
+		err = startOther(args[0], args[1], dir, args[3:])
+	}
+	if err != nil {
 		if err := os.WriteFile(podmanFailure(dir), []byte("prepare for podman: "+err.Error()), 0o644); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(syscall.Setgroups([]int{}), syscall.Setgid(gid), syscall.Setuid(uid)); err != nil {
-		return fmt.Errorf("become user %d: %w", uid, err)
+	if err := takeIDs(args[0], args[1]); err != nil {
+		return err
 	}
 	// Changing ids cleared it.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
@@ -46,10 +46,14 @@ func becomeUser(args []string) error {
 	return fmt.Errorf("run %s: %w", self, syscall.Exec(self, append([]string{self, userRole}, args[2:]...), os.Environ()))
 }
 
-// preparePodman gives the user a cgroup2, which podman insists on, and user ids for its containers.
+// preparePodman gives the user a cgroup2, which podman insists on, user ids for its containers, and a network like the
+// rig's, since pasta copies what the host has.
 func preparePodman(dir string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if err := configureRig(); err != nil {
+		return err
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -131,6 +135,13 @@ func runAsUser(dir string, args []string) (err error) {
 	}
 	if err := os.Mkdir(os.Getenv("XDG_RUNTIME_DIR"), 0o700); err != nil {
 		return err
+	}
+	syscall.CloseOnExec(turnFD)
+	syscall.CloseOnExec(doneFD)
+	if o.wantsThrough() {
+		if err := measureThrough(dir, o); err != nil {
+			return err
+		}
 	}
 	var pipes []*os.File
 	if _, failed := os.Stat(podmanFailure(dir)); o.wantsPodman() && failed != nil {

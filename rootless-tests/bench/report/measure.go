@@ -184,6 +184,20 @@ const (
 	Podman    Subject = "podman"           // its own rootless bridge, with its name server
 )
 
+// A container of podman 4 or 5 with the network program of the distribution, and with usernet in its place.
+const (
+	PodmanSlirp   Subject = "podman with slirp4netns"
+	PodmanAsSlirp Subject = "podman with usernet as slirp4netns"
+	PodmanPasta   Subject = "podman with pasta"
+	PodmanAsPasta Subject = "podman with usernet as pasta"
+)
+
+// PodmanMTU is what podman asks these for.
+const PodmanMTU = largeMTU
+
+// podmanMeasures are those of the table of these.
+var podmanMeasures = []Measure{StreamUp, StreamDown, RoundTrip, RoundTripP99, Connect}
+
 // Subjects are in the order of the table's columns.
 var Subjects = []Subject{Kernel, Relay, Usernet, Slirp, Pasta, GvisorTap, Podman}
 

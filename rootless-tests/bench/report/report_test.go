@@ -126,6 +126,28 @@ func met() *Result {
 	return r
 }
 
+// Each program has usernet in its place beside it, and what one of the two lacks has no ratio.
+func TestPodmanTable(t *testing.T) {
+	var r Result
+	for s, v := range map[Subject]float64{PodmanSlirp: 4, PodmanAsSlirp: 11, PodmanAsPasta: 7} {
+		r.Add(s, PodmanMTU, StreamUp, v)
+	}
+	r.Fail(PodmanPasta, PodmanMTU, StreamUp, "no such program")
+	var b bytes.Buffer
+	if err := r.Table(&b); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		"through podman", "TCP stream up Gbit/s 4.00 11.0 2.75 – 7.00 –",
+		"podman with pasta at MTU 65520, TCP stream up: no such program",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the table lacks %q:\n%s", want, &b)
+		}
+	}
+}
+
 func TestFloors(t *testing.T) {
 	for _, row := range []struct {
 		what  string

@@ -15,7 +15,7 @@ func (r *Result) Table(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v\n",
 		r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Rounds, r.Window)
-	for _, name := range []string{"usernet", "slirp4netns", "pasta", "rootlesskit", "podman", "netavark", "aardvark-dns", "iperf3"} {
+	for _, name := range []string{"usernet", "slirp4netns", "pasta", "rootlesskit", "podman", "podman 5", "netavark", "aardvark-dns", "iperf3"} {
 		if v := r.Versions[name]; v != "" {
 			fmt.Fprintf(&b, "  %s: %s\n", name, v)
 		}
@@ -25,6 +25,10 @@ func (r *Result) Table(w io.Writer) error {
 			fmt.Fprintf(&b, "\nMTU %d\n", mtu)
 			align(&b, rows)
 		}
+	}
+	if rows := r.podmanRows(); len(rows) > 1 {
+		fmt.Fprintf(&b, "\nthrough podman, with the distribution's program and with usernet in its place, MTU %d\n", PodmanMTU)
+		align(&b, rows)
 	}
 	if rows := r.rows(floorMTU, NetworkDefinitions); len(rows) > 1 {
 		fmt.Fprintf(&b, "\ncontainers of one network, MTU %d\n", floorMTU)
@@ -62,6 +66,24 @@ func (r *Result) rows(mtu int, of []Definition) [][]string {
 		}
 		row = append(row, r.ratio(d, mtu, r.Value(Relay, mtu, d.Measure)), r.ratio(d, mtu, r.BetterPeer(mtu, d.Measure)))
 		rows = append(rows, row)
+	}
+	return rows
+}
+
+// podmanRows compares usernet with each program in whose place it is called.
+func (r *Result) podmanRows() [][]string {
+	rows := [][]string{{"", "", "slirp4netns", "usernet", "ratio", "pasta", "usernet", "ratio"}}
+	for _, m := range podmanMeasures {
+		d := definition(m)
+		row, any := []string{d.Title, d.Unit}, false
+		for _, pair := range [][2]Subject{{PodmanSlirp, PodmanAsSlirp}, {PodmanPasta, PodmanAsPasta}} {
+			original, ours := r.Value(pair[0], PodmanMTU, m), r.Value(pair[1], PodmanMTU, m)
+			any = any || !math.IsNaN(original) || !math.IsNaN(ours)
+			row = append(row, number(original), number(ours), number(ours/original))
+		}
+		if any {
+			rows = append(rows, row)
+		}
 	}
 	return rows
 }
