@@ -51,7 +51,7 @@ func (r *runner) attach() (int, error) {
 		var err error
 		s, err = session.Start(ctx, cfg)
 		return err
-	})
+	}, staysTaken)
 	if err != nil {
 		return exitFailure, err
 	}
