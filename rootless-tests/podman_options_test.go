@@ -61,8 +61,8 @@ func TestPodmanPastaOptions(t *testing.T) {
 		{"-o,203.0.113.3", []asker{outside}, nil},
 		{"-o,fd01::3", []asker{outside, pingOutside6}, nil},
 		{"--outbound-if4,eth0,--outbound-if6,eth0", []asker{outside, pingOutside6}, nil},
-		{"--no-tcp", []asker{without("tcp")}, map[string]difference{"tcp": {"connection refused", "an answer at once, not a wait"}}},
-		{"--no-udp", []asker{without("udp")}, map[string]difference{"udp": {"no route to host", "an answer at once, not a wait"}}},
+		{"--no-tcp", []asker{without("tcp")}, nil},
+		{"--no-udp", []asker{without("udp")}, nil},
 		{"--no-icmp", []asker{without("icmp")}, nil},
 		{"--no-ra,--no-ndp,--no-dhcp,--no-dhcpv6", []asker{configured}, nil},
 	} {

@@ -191,6 +191,8 @@ func (g *Gateway) inputPacket(f *l2.Frame, p *ip.Packet) {
 		return
 	}
 	switch {
+	case g.off(p):
+		g.drops.Add(drop.PolicyDenied)
 	case p.Proto == ip.TCP:
 		g.inputTCP(f, p)
 	case p.Proto == ip.UDP:
@@ -203,6 +205,19 @@ func (g *Gateway) inputPacket(f *l2.Frame, p *ip.Packet) {
 		g.drops.Add(drop.IPProtocol)
 		g.icmpError(p, ip.ProtoUnreachable, 0)
 	}
+}
+
+// off tells whether p is of a protocol that the Network does not have: whoever waits for an answer waits in vain.
+func (g *Gateway) off(p *ip.Packet) bool {
+	policy := &g.cfg.Spec.Policy
+	switch p.Proto {
+	case ip.TCP:
+		return policy.NoTCP
+	case ip.ICMP, ip.ICMPv6: // neighbour discovery and errors are not meant
+		_, _, echo := p.ICMPEcho()
+		return policy.NoICMP && echo
+	}
+	return false
 }
 
 func (g *Gateway) inputTCP(f *l2.Frame, p *ip.Packet) {
@@ -232,6 +247,13 @@ func (g *Gateway) inputUDP(p *ip.Packet) {
 	_, port, ok := p.Ports()
 	if !ok {
 		g.drops.Add(drop.IPMalformed)
+		return
+	}
+	if g.cfg.Spec.Policy.NoUDP {
+		// Guests may configure themselves all the same.
+		if g.svc.Autoconf == nil || !g.svc.Autoconf.Input(p) {
+			g.drops.Add(drop.PolicyDenied)
+		}
 		return
 	}
 	if g.svc.Published != nil && g.svc.Published(p) {

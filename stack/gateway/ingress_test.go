@@ -91,6 +91,33 @@ func TestDispatch(t *testing.T) {
 	}
 }
 
+// TestProtocolOff: what is of a protocol that a Network does not have is dropped without an answer, to whomever it is;
+// guests configure themselves all the same.
+func TestProtocolOff(t *testing.T) {
+	off := func(cfg *Config) {
+		cfg.Spec.Policy.NoTCP, cfg.Spec.Policy.NoUDP, cfg.Spec.Policy.NoICMP = true, true, true
+	}
+	b := newBench(t, off)
+	before := b.netstackPackets()
+	dropped := 0
+	for _, dst := range []string{"198.51.100.1", "10.0.2.2", "10.0.2.3"} {
+		for _, port := range []string{":53", ":80"} {
+			b.send(datagram("10.0.2.100:1000", dst+port), packettest.TCP(ap("10.0.2.100:1000"), ap(dst+port), packettest.SYN, 1, 0, nil))
+			dropped += 2
+		}
+		b.send(packettest.Echo(container4, netip.MustParseAddr(dst), 1, 1, nil))
+		dropped++
+	}
+	packettest.Run(t, &packettest.Result{Drops: b.drops}, packettest.OnlyDropped(drop.PolicyDenied, uint64(dropped)))
+	if sent := b.link.take(); len(sent) > 0 || b.netstackPackets() != before {
+		t.Errorf("%d frames in answer, netstack saw %d packets", len(sent), b.netstackPackets()-before)
+	}
+	b.send(packettest.DHCPDiscover(containerMAC, 1).L3[0])
+	if got := b.autoconf.take(); len(got) != 1 {
+		t.Errorf("DHCP reached %q", got)
+	}
+}
+
 // checkDrops holds when the one drop there was is for the reason; none means no drop.
 func checkDrops(t *testing.T, b *bench, reason drop.Reason) {
 	t.Helper()

@@ -79,8 +79,8 @@ type Policy struct {
 	// Maps are addresses that stand for ones of the host. They are allowed whatever else is refused, but for NoEgress
 	// and the protocols below. The first that fits counts, and comes before HostLoopback.
 	Maps []AddrMap `json:"maps,omitempty"`
-	// NoTCP, NoUDP and NoICMP mean that nothing of the protocol passes to the outside, whatever the destination.
-	// DNS and autoconfiguration are the gateway's own and answer nevertheless, and so does it to pings.
+	// NoTCP, NoUDP and NoICMP mean that what a container sends of the protocol, of ICMP the pings, is dropped without an
+	// answer, whatever the destination; DNS is no exception, DHCP is one.
 	NoTCP  bool `json:"no_tcp,omitempty"`
 	NoUDP  bool `json:"no_udp,omitempty"`
 	NoICMP bool `json:"no_icmp,omitempty"`
@@ -126,6 +126,9 @@ type Autoconf struct {
 	// Lease is the IPv4 address that DHCP gives an Endpoint which is not Strict, in place of that of its Addrs; it
 	// may send from it then. Zero: that of its Addrs. It makes sense for a Network with one Endpoint.
 	Lease netip.Addr `json:"lease,omitzero"`
+	// Lease6 is the IPv6 address that DHCPv6 gives whoever asks for one, for ever. Zero: none is given, as guests make
+	// their own from the prefix. It makes sense for a Network with one Endpoint, which has it among its Addrs.
+	Lease6 netip.Addr `json:"lease6,omitzero"`
 	// NoDHCPDNS and NoDHCPSearch leave name servers and search domains out of all three.
 	NoDHCPDNS    bool `json:"no_dhcp_dns,omitempty"`
 	NoDHCPSearch bool `json:"no_dhcp_search,omitempty"`
