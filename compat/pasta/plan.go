@@ -184,6 +184,7 @@ func (p *Plan) place6(o *Options, h Side) {
 	n.Subnet6 = localSubnet6
 	if len(addrs) > 0 {
 		n.Subnet6 = addrs[0].Masked()
+		n.Autoconf.Lease6 = addrs[0].Addr()
 		p.Link.Addr6, p.Link.Addrs = addrs[0], append(p.Link.Addrs, addrs[1:]...)
 	} else {
 		p.Link.LinkLocal = []netip.Prefix{localGuest6}

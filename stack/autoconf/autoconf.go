@@ -6,7 +6,7 @@
 // the frame, which the switch has bound to the port; so a guest can ask as often and under as many
 // names as it likes and there is nothing to use up, to remember or to lose with a restart. IPv6 addresses
 // the guest makes itself from the prefix in the router advertisement (SLAAC); DHCPv6 is stateless and only
-// tells what an advertisement may lack.
+// tells what an advertisement may lack, unless the Network has one address to give (spec.Autoconf.Lease6).
 //
 // Nothing is sent that was not asked for, with one exception. A router advertisement cannot say "for
 // ever" about the default route: 65535 s is the most (RFC 8319). So once a guest has solicited, an

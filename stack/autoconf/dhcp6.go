@@ -1,8 +1,10 @@
 package autoconf
 
 import (
+	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,15 +16,19 @@ import (
 	"github.com/usernet/usernet/stack/ip"
 )
 
-// # DHCPv6, stateless (RFC 8415 §6.1)
+// # DHCPv6, stateless unless the Network has a Lease6 (RFC 8415 §6.1)
 //
-//	message               answer
+//	message               answer without a Lease6
 //	INFORMATION-REQUEST   REPLY with name servers and search domains
 //	SOLICIT               ADVERTISE, each identity association with NoAddrsAvail or NoPrefixAvail
 //	REQUEST               REPLY, the same
 //	RENEW, REBIND         REPLY, each with NoBinding
 //	RELEASE, DECLINE      REPLY, each with NoBinding
-//	CONFIRM               none (§18.3.3: a server that cannot tell does not answer)
+//	CONFIRM               none (§18.3.3: a server that cannot tell does not answer); with a Lease6 REPLY
+//
+// With a Lease6 the first association for an address (IA_NA) of SOLICIT, REQUEST, RENEW and REBIND gets it for ever; there is
+// nothing to remember, so nothing to release. One that asks for another address by REQUEST or RENEW, and a CONFIRM of
+// another, is told NotOnLink (§18.3.2, §18.3.3), whereupon a client begins anew.
 //
 // Refusing in words instead of silence lets a client go on at once with the address it makes
 // from the router advertisement. A message whose server identifier is not ours is not for us, and one
@@ -36,6 +42,8 @@ const (
 	fqdnServerUpdates = 1
 
 	infoRefresh = 24 * time.Hour // the default of RFC 8415 §7.6
+
+	forever = math.MaxUint32 * time.Second // §7.7
 )
 
 // rule6 is one row of the table above and of RFC 8415 §16.
@@ -43,17 +51,19 @@ type rule6 struct {
 	answer     dhcpv6.MessageType
 	addrs      iana.StatusCode // of IA_NA and IA_TA
 	prefixes   iana.StatusCode // of IA_PD
+	leases     bool            // gives a Lease6
 	toServer   bool            // must name us
 	clientIDNo bool            // client identifier may be missing
 }
 
 var rules6 = map[dhcpv6.MessageType]rule6{
-	dhcpv6.MessageTypeSolicit:            {answer: dhcpv6.MessageTypeAdvertise, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail},
-	dhcpv6.MessageTypeRequest:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail, toServer: true},
-	dhcpv6.MessageTypeRenew:              {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
-	dhcpv6.MessageTypeRebind:             {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding},
+	dhcpv6.MessageTypeSolicit:            {answer: dhcpv6.MessageTypeAdvertise, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail, leases: true},
+	dhcpv6.MessageTypeRequest:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoAddrsAvail, prefixes: iana.StatusNoPrefixAvail, toServer: true, leases: true},
+	dhcpv6.MessageTypeRenew:              {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true, leases: true},
+	dhcpv6.MessageTypeRebind:             {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, leases: true},
 	dhcpv6.MessageTypeRelease:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
 	dhcpv6.MessageTypeDecline:            {answer: dhcpv6.MessageTypeReply, addrs: iana.StatusNoBinding, prefixes: iana.StatusNoBinding, toServer: true},
+	dhcpv6.MessageTypeConfirm:            {answer: dhcpv6.MessageTypeReply},
 	dhcpv6.MessageTypeInformationRequest: {answer: dhcpv6.MessageTypeReply, clientIDNo: true},
 }
 
@@ -63,8 +73,10 @@ func (s *Server) dhcp6(p *ip.Packet, msg []byte) drop.Reason {
 		return drop.IPMalformed
 	}
 	rule, ok := rules6[dhcpv6.MessageType(msg[0])]
-	if !ok {
-		return drop.NotForUs // CONFIRM, a server's messages, or a relay's
+	lease := s.net.Autoconf.Lease6
+	confirm := dhcpv6.MessageType(msg[0]) == dhcpv6.MessageTypeConfirm
+	if !ok || confirm && !lease.IsValid() {
+		return drop.NotForUs // a server's messages, a relay's, or nothing to confirm
 	}
 	m, err := dhcpv6.MessageFromBytes(msg)
 	if err != nil {
@@ -78,7 +90,11 @@ func (s *Server) dhcp6(p *ip.Packet, msg []byte) drop.Reason {
 		r.AddOption(dhcpv6.OptClientID(id))
 	}
 	r.AddOption(dhcpv6.OptServerID(s.duid()))
-	refuse(m, r, rule)
+	if confirm {
+		r.AddOption(&dhcpv6.OptStatusCode{StatusCode: confirmed(m, lease)})
+	} else {
+		answerIAs(m, r, rule, lease)
+	}
 	if s.net.DNS6.IsValid() {
 		r.AddOption(dhcpv6.OptDNS(s.net.DNS6.AsSlice()))
 	}
@@ -106,7 +122,7 @@ func (s *Server) valid6(m *dhcpv6.Message, rule rule6) drop.Reason {
 		return drop.IPMalformed
 	case rule.toServer && server == nil:
 		return drop.IPMalformed
-	case server != nil && (rule.answer == dhcpv6.MessageTypeAdvertise || m.MessageType == dhcpv6.MessageTypeRebind):
+	case server != nil && (rule.answer == dhcpv6.MessageTypeAdvertise || m.MessageType == dhcpv6.MessageTypeRebind || m.MessageType == dhcpv6.MessageTypeConfirm):
 		return drop.IPMalformed
 	case server != nil && !server.Equal(s.duid()):
 		return drop.NotForUs
@@ -114,13 +130,44 @@ func (s *Server) valid6(m *dhcpv6.Message, rule rule6) drop.Reason {
 	return drop.None
 }
 
-// refuse adds m's identity associations to r, each with the status of the rule.
-func refuse(m, r *dhcpv6.Message, rule rule6) {
+// confirmed says whether a client may go on with the addresses that it has.
+func confirmed(m *dhcpv6.Message, lease netip.Addr) iana.StatusCode {
+	for _, ia := range m.Options.IANA() {
+		if asksForAnother(ia, lease) {
+			return iana.StatusNotOnLink
+		}
+	}
+	return iana.StatusSuccess
+}
+
+// asksForAnother tells whether a client wants, or has, an address that is not the lease.
+func asksForAnother(ia *dhcpv6.OptIANA, lease netip.Addr) bool {
+	return slices.ContainsFunc(ia.Options.Addresses(), func(a *dhcpv6.OptIAAddress) bool {
+		addr, ok := netip.AddrFromSlice(a.IPv6Addr)
+		return !ok || addr != lease
+	})
+}
+
+// answerIAs adds m's identity associations to r: the first for an address with the lease, if there is one for the message,
+// each other with the status of the rule.
+func answerIAs(m, r *dhcpv6.Message, rule rule6, lease netip.Addr) {
 	status := func(c iana.StatusCode) dhcpv6.Options {
 		return dhcpv6.Options{&dhcpv6.OptStatusCode{StatusCode: c, StatusMessage: "addresses come from router advertisements"}}
 	}
-	for _, ia := range m.Options.IANA() {
-		r.AddOption(&dhcpv6.OptIANA{IaId: ia.IaId, Options: dhcpv6.IdentityOptions{Options: status(rule.addrs)}})
+	for i, ia := range m.Options.IANA() {
+		answer := &dhcpv6.OptIANA{IaId: ia.IaId}
+		switch {
+		case i > 0 || !rule.leases || !lease.IsValid():
+			answer.Options.Options = status(rule.addrs)
+		case rule.toServer && asksForAnother(ia, lease):
+			answer.Options.Options = dhcpv6.Options{&dhcpv6.OptStatusCode{StatusCode: iana.StatusNotOnLink}}
+		default:
+			answer.T1, answer.T2 = forever, forever
+			answer.Options.Options = dhcpv6.Options{&dhcpv6.OptIAAddress{
+				IPv6Addr: lease.AsSlice(), PreferredLifetime: forever, ValidLifetime: forever,
+			}}
+		}
+		r.AddOption(answer)
 	}
 	for _, ia := range m.Options.IATA() {
 		r.AddOption(&dhcpv6.OptIATA{IaId: ia.IaId, Options: dhcpv6.IdentityOptions{Options: status(rule.addrs)}})

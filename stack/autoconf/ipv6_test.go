@@ -17,6 +17,7 @@ import (
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 var guestDUID = &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: net.HardwareAddr(guestMAC[:])}
@@ -132,6 +133,69 @@ func TestDHCP6(t *testing.T) {
 			}
 			if n := len(r.Options.IANA()) + len(r.Options.IAPD()); n != len(tt.opts) {
 				t.Errorf("%d identity associations answered, want %d", n, len(tt.opts))
+			}
+		})
+	}
+}
+
+// TestDHCP6Lease: a Network with an address to give gives it, and tells who wants another to begin anew.
+func TestDHCP6Lease(t *testing.T) {
+	n := testNet
+	n.Autoconf.Lease6 = netip.MustParseAddr("fd00::100")
+	with := func(a string) *dhcpv6.OptIANA {
+		ia := &dhcpv6.OptIANA{IaId: [4]byte{1, 2, 3, 4}}
+		if a != "" {
+			ia.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: net.ParseIP(a)})
+		}
+		return ia
+	}
+	for _, tt := range []struct {
+		name   string
+		kind   dhcpv6.MessageType
+		has    string // address in the question
+		toUs   bool
+		lease  bool
+		status iana.StatusCode // of the association, or with confirm of the message
+	}{
+		{"solicit", dhcpv6.MessageTypeSolicit, "", false, true, 0},
+		{"solicit of another", dhcpv6.MessageTypeSolicit, "fd00::9", false, true, 0},
+		{"request", dhcpv6.MessageTypeRequest, "fd00::100", true, true, 0},
+		{"request of another", dhcpv6.MessageTypeRequest, "fd00::9", true, false, iana.StatusNotOnLink},
+		{"renew", dhcpv6.MessageTypeRenew, "fd00::100", true, true, 0},
+		{"rebind", dhcpv6.MessageTypeRebind, "fd00::100", false, true, 0},
+		{"confirm", dhcpv6.MessageTypeConfirm, "fd00::100", false, false, iana.StatusSuccess},
+		{"confirm of another", dhcpv6.MessageTypeConfirm, "fd00::9", false, false, iana.StatusNotOnLink},
+		{"release", dhcpv6.MessageTypeRelease, "fd00::100", true, false, iana.StatusNoBinding},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, l := newServer(t, n)
+			opts := []dhcpv6.Option{with(tt.has), &dhcpv6.OptIAPD{}}
+			if tt.toUs {
+				opts = append(opts, dhcpv6.OptServerID(s.duid()))
+			}
+			sent := ask6(t, s, l, message6(t, tt.kind, opts...))
+			if len(sent) != 1 {
+				t.Fatalf("%d answers, drops %v", len(sent), s.env.Drops.Snapshot())
+			}
+			r := parse6(t, sent[0])
+			if tt.kind == dhcpv6.MessageTypeConfirm {
+				if st := r.Options.Status(); st == nil || st.StatusCode != tt.status || len(r.Options.IANA()) != 0 {
+					t.Errorf("answer %v, want status %v alone", r.Summary(), tt.status)
+				}
+				return
+			}
+			ia := r.Options.OneIANA()
+			if ia == nil || ia.IaId != with("").IaId {
+				t.Fatalf("answer %v has no association", r.Summary())
+			}
+			if a := ia.Options.OneAddress(); tt.lease != (a != nil) || a != nil && (a.IPv6Addr.String() != "fd00::100" || a.ValidLifetime != forever) {
+				t.Errorf("address %v", a)
+			}
+			if st := ia.Options.Status(); !tt.lease && (st == nil || st.StatusCode != tt.status) {
+				t.Errorf("status %v, want %v", st, tt.status)
+			}
+			if pd := r.Options.OneIAPD(); pd == nil || pd.Options.Status() == nil {
+				t.Errorf("prefix delegation %v, want it refused", pd)
 			}
 		})
 	}
@@ -299,14 +363,18 @@ func FuzzDHCP6(f *testing.F) {
 		if len(msg) > 60000 {
 			return
 		}
-		s, l := newServer(t, testNet)
-		sent := ask6(t, s, l, msg)
-		if len(sent) > 1 {
-			t.Fatalf("%d answers", len(sent))
-		}
-		for _, p := range sent {
-			if parse6(t, p); len(p.Data) > 1500 {
-				t.Fatalf("answer of %d bytes", len(p.Data))
+		leases := testNet
+		leases.Autoconf.Lease6 = netip.MustParseAddr("fd00::100")
+		for _, n := range []spec.Network{testNet, leases} {
+			s, l := newServer(t, n)
+			sent := ask6(t, s, l, msg)
+			if len(sent) > 1 {
+				t.Fatalf("%d answers", len(sent))
+			}
+			for _, p := range sent {
+				if parse6(t, p); len(p.Data) > 1500 {
+					t.Fatalf("answer of %d bytes", len(p.Data))
+				}
 			}
 		}
 	})

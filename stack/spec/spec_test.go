@@ -28,7 +28,7 @@ func TestTravels(t *testing.T) {
 			},
 			AnyNeighbour: true,
 			Autoconf: spec.Autoconf{
-				NoDHCP4: true, NoDHCP6: true, NoRA: true, NoNDP: true, Lease: netip.MustParseAddr("10.0.2.15"),
+				NoDHCP4: true, NoDHCP6: true, NoRA: true, NoNDP: true, Lease: netip.MustParseAddr("10.0.2.15"), Lease6: netip.MustParseAddr("fd00::100"),
 				NoDHCPDNS: true, NoDHCPSearch: true, Hostname: "web", FQDN: "web.example.org",
 			},
 			Outbound4: netip.MustParseAddr("192.0.2.1"), Outbound6: netip.MustParseAddr("2001:db8::1"),
