@@ -2,7 +2,6 @@ package rootlessport
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -50,7 +49,11 @@ func newDatagrams(in *inside) *datagrams {
 	return &datagrams{in: in, socks: make(map[sockKey]*os.File)}
 }
 
-var packetBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<16); return &b }}
+// packetBuffers hold a packet each, while it is handled: a client that waits has none.
+var packetBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, ip.HeaderLen6+ip.UDPHeaderLen+1<<16)
+	return &b
+}}
 
 // EmitIP implements ip.Emitter: a datagram, or a train of them, to the container.
 func (d *datagrams) EmitIP(_ netip.Addr, v l2.VNet, l3 [][]byte) bool {
@@ -133,26 +136,48 @@ func (d *datagrams) sock(k sockKey) (*os.File, error) {
 // receive hands what the container answers to the Forwarder, until the socket is idle or closed.
 func (d *datagrams) receive(k sockKey, f *os.File) {
 	defer d.end(k, f)
-	b := make([]byte, ip.HeaderLen6+ip.UDPHeaderLen+1<<16)
-	head := ip.UDPHeadersLen(k.to.Addr())
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
 	for {
-		n, err := f.Read(b[head:])
+		var answer error
+		err := rc.Read(func(fd uintptr) bool {
+			answer = d.answer(k, int(fd))
+			return !errors.Is(answer, syscall.EAGAIN)
+		})
 		switch {
-		case errors.Is(err, syscall.ECONNREFUSED):
-			continue // the container has no such port now; the client cannot be told
-		case err != nil && !errors.Is(err, io.EOF): // which is how a file tells of an empty datagram
+		case err != nil:
 			return
-		}
-		_ = f.SetDeadline(time.Now().Add(sockIdle))
-		if ip.PutUDPHeaders(b, k.to, k.from, n, ip.UDPOpts{Payload: b[head : head+n]}) == 0 {
-			continue // larger than a packet can be
-		}
-		var p ip.Packet
-		if ip.ParsePacket(&p, b[:head+n]) == drop.None {
-			d.fw.InputUDP(&p)
-			d.fw.Flush()
+		case errors.Is(answer, syscall.ECONNREFUSED), errors.Is(answer, syscall.EINTR):
+			// The container has no such port now; the client cannot be told.
+		case answer != nil:
+			return
+		default:
+			_ = f.SetDeadline(time.Now().Add(sockIdle))
 		}
 	}
+}
+
+// answer takes one datagram of the container to the Forwarder.
+func (d *datagrams) answer(k sockKey, fd int) error {
+	buf := packetBuffers.Get().(*[]byte)
+	defer packetBuffers.Put(buf)
+	b := (*buf)[:cap(*buf)]
+	head := ip.UDPHeadersLen(k.to.Addr())
+	n, err := unix.Read(fd, b[head:])
+	if err != nil {
+		return err
+	}
+	if ip.PutUDPHeaders(b, k.to, k.from, n, ip.UDPOpts{Payload: b[head : head+n]}) == 0 {
+		return nil // larger than a packet can be
+	}
+	var p ip.Packet
+	if ip.ParsePacket(&p, b[:head+n]) == drop.None {
+		d.fw.InputUDP(&p)
+		d.fw.Flush()
+	}
+	return nil
 }
 
 // end forgets a socket.
