@@ -83,8 +83,8 @@ race: ## unit tests under the race detector
 rootless: ## tests on the real kernel; start them as root, usernet itself runs as an ordinary user
 	$(GO) test -timeout 30m ./rootless-tests/
 
-originals: ## of rootless, podman, rootlesskit and pasta: with the originals and with usernet in their place, compared
-	$(GO) test -count=1 -timeout 30m -run 'Podman|Rootlesskit|Pasta' ./rootless-tests/
+originals: ## of rootless, podman, buildah, rootlesskit and pasta: with the originals and with usernet in their place, compared
+	$(GO) test -count=1 -timeout 30m -run 'Podman|Buildah|Rootlesskit|Pasta' ./rootless-tests/
 
 fuzz: ## every fuzz target for T=3s, say T=10m
 	GO="$(GO)" tools/fuzz.sh $(T)

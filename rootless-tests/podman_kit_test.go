@@ -95,9 +95,15 @@ func removeAsRoot(t *testing.T, r *rig.Rig, dir string) {
 	}
 }
 
-// try runs podman to its end, and returns its outputs and its exit code. Those are files: what podman leaves behind
-// may hold them open.
+// try runs podman to its end, and returns its outputs and its exit code.
 func (p *podman) try(t testing.TB, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	return p.tryProgram(t, slices.Concat([]string{"podman"}, p.options, args)...)
+}
+
+// tryProgram is try for a program that stands where this podman does. The outputs are files: what podman leaves behind may
+// hold them open.
+func (p *podman) tryProgram(t testing.TB, argv ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	// Not the test's context, which has ended when what is left is removed.
 	ctx, cancel := context.WithTimeout(context.Background(), podmanPatience)
@@ -112,9 +118,9 @@ func (p *podman) try(t testing.TB, args ...string) (stdout, stderr string, code 
 		defer f.Close()
 		out[i] = f
 	}
-	code, err := p.run(ctx, out[0], out[1], slices.Concat([]string{"podman"}, p.options, args))
+	code, err := p.run(ctx, out[0], out[1], argv)
 	if err != nil {
-		t.Fatalf("podman %s: %v", strings.Join(args, " "), err)
+		t.Fatalf("%s: %v", strings.Join(argv, " "), err)
 	}
 	var text [2]string
 	for i, f := range out {

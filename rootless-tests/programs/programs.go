@@ -40,7 +40,7 @@ var needed = map[Purpose]map[string]string{
 		"ping": "iputils-ping", "traceroute": "traceroute",
 		"tcpdump": "tcpdump", "strace": "strace",
 		"curl": "curl", "iperf3": "iperf3", "dig": "bind9-dnsutils", "socat": "socat",
-		"busybox": "busybox-static", "podman": "podman",
+		"busybox": "busybox-static", "podman": "podman", "buildah": "buildah",
 		"dhclient": "isc-dhcp-client", "rdisc6": "ndisc6",
 		"docker": "docker.io", "slirp4netns": "slirp4netns", "rootlesskit": "rootlesskit",
 		"/usr/lib/podman/aardvark-dns": "aardvark-dns", "/usr/lib/podman/netavark": "netavark",

@@ -3,6 +3,7 @@ package programs
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
@@ -21,29 +22,27 @@ import (
 // keep its state elsewhere, to believe that nothing is installed, and to download only. dpkg-deb unpacks; no script of
 // a package runs, and none of these programs needs one. The mirror is the one that the machine's own apt uses.
 //
-// The root is made under another name and renamed when it is whole. It stays, for a next run; a change of the list
-// below makes it anew.
+// The root is made under another name and renamed when it is whole. It stays, for a next run. A change of the list below
+// makes another one beside it, as tests that run may be using the old one.
 
 // Debian13 is where that root is.
-const Debian13 = cache + "/debian-13"
+var Debian13 = fmt.Sprintf("%s/%s-%08x", cache, codename, crc32.ChecksumIEEE([]byte(inRoot)))
 
 const (
 	cache    = "/var/cache/usernet-tests"
 	codename = "trixie"
 	// keyring has the keys of Debian's releases, in package debian-archive-keyring.
 	keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	// listFile in a root says what it was made of.
-	listFile = ".packages"
 )
 
 // inRoot are the packages in it; apt adds what they need.
-const inRoot = "podman crun conmon netavark aardvark-dns nftables passt slirp4netns rootlesskit uidmap " +
+const inRoot = "podman buildah crun conmon netavark aardvark-dns nftables passt slirp4netns rootlesskit uidmap " +
 	"base-files busybox-static coreutils dash iproute2 iputils-ping mount procps util-linux"
 
-// haveRoot reports whether the root is there, made of what is wanted.
+// haveRoot reports whether the root is there.
 func haveRoot() bool {
-	b, err := os.ReadFile(filepath.Join(Debian13, listFile))
-	return err == nil && string(b) == inRoot
+	_, err := os.Stat(Debian13)
+	return err == nil
 }
 
 // provideRoot makes the root.
@@ -77,9 +76,6 @@ func provideRoot(w io.Writer) error {
 		if err := step(); err != nil {
 			return fmt.Errorf("make %s, which is podman 5 and its programs of Debian 13: %w", Debian13, err)
 		}
-	}
-	if err := os.RemoveAll(Debian13); err != nil {
-		return err
 	}
 	return os.Rename(a.root(), Debian13)
 }
@@ -192,5 +188,5 @@ func (a elsewhere) unpack() error {
 			return fmt.Errorf("unpack %s: %w\n%s", filepath.Base(deb), err, out)
 		}
 	}
-	return os.WriteFile(filepath.Join(a.root(), listFile), []byte(inRoot), 0o644)
+	return nil
 }
