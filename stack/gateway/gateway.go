@@ -104,6 +104,7 @@ type Shared struct {
 	handshakes *handshakes
 	flows      *quota.Pool
 	grown      atomic.Int64 // bytes of growBudget that flows have taken
+	bursts     burstQuota
 }
 
 // NewShared makes it. flows are the TCP flows that all may have, each of which is a descriptor; nil: no bound.

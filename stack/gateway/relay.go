@@ -27,8 +27,7 @@ import (
 // closed only by finish and kill, under mu. That must not change: it is what keeps one
 // container's bytes out of another's connection.
 //
-// down carries host to container. It asks the socket how much there is and lets netstack read that
-// much straight into the memory of a new segment (tcpip.Payloader).
+// down carries host to container. It asks the socket how much there is and gives that to the endpoint; see burst_linux.go.
 //
 // Both go on until there is nothing to move, no room for it, or the turn is over. What makes it possible to go on is news: of
 // the socket by epoll, of the endpoint by its waiter queue. News may be told at any time and more
@@ -64,7 +63,8 @@ type flow struct {
 	up, down direction // guarded by mu
 	hostEnd  bool      // guarded by mu; the host sent FIN or RST, perhaps behind data
 	over     bool      // guarded by mu; the socket is closed and the endpoint too
-	source   socketSource
+	source   source
+	burst    *burst // guarded by mu; nil, or what was read from the socket and has found no room
 	tuning   tuning // guarded by mu
 }
 
@@ -251,6 +251,7 @@ func (f *flow) close(socket func(fd int)) {
 	f.over = true
 	f.wq.EventUnregister(&f.entry)
 	f.c.forget(f)
+	f.dropBurst()
 	socket(f.fd)
 }
 

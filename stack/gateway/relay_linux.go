@@ -1,9 +1,6 @@
 package gateway
 
 import (
-	"io"
-	"syscall"
-
 	"golang.org/x/sys/unix"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -26,82 +23,53 @@ const (
 	pumpFailed                  // either side failed
 )
 
-// pump moves what the socket holds into the endpoint, a segment at a time, until the turn is over.
+// pump moves what the socket holds into the endpoint until the turn is over. f.mu is held.
 func (f *flow) pump() (moved int, state pumpState) {
 	for moved < turnBytes {
-		n, err := queued(f.fd)
-		if err != nil {
-			return moved, pumpFailed
-		}
-		if n == 0 {
-			if !f.hostEnd {
-				return moved, pumpEmpty // what comes from now on is news
-			}
-			// SIOCINQ cannot tell an empty socket from its end.
-			var b [1]byte
-			switch n, err := receive(f.fd, b[:], unix.MSG_PEEK); {
-			case err == unix.EAGAIN:
-				return moved, pumpEmpty
-			case err == unix.EINTR:
-				continue
-			case err != nil:
+		n := 0
+		if f.burst == nil {
+			var err error
+			if n, err = queued(f.fd); err != nil {
 				return moved, pumpFailed
-			case n == 0:
-				return moved, pumpEOF
 			}
-			continue
+			if n == 0 {
+				if state := f.atEnd(); state != pumpMore {
+					return moved, state
+				}
+				continue
+			}
+			if f.fill(n) != nil {
+				return moved, pumpFailed
+			}
 		}
-		f.source = socketSource{fd: f.fd, left: min(n, chunkBytes)}
-		want := f.source.left
-		w, terr := f.ep.Write(&f.source, tcpip.WriteOptions{})
-		switch terr.(type) {
+		n, err := f.push(n)
+		switch err.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
 			return moved, pumpFull
 		default:
 			return moved, pumpFailed
 		}
-		if int(w) != want-f.source.left {
-			return moved, pumpFailed // bytes read from the socket that netstack did not take are lost
-		}
-		moved += int(w)
+		moved += n
 	}
 	return moved, pumpMore
 }
 
-// socketSource lets netstack read from a socket straight into a segment's memory. It is a
-// tcpip.Payloader. left never exceeds what SIOCINQ promised, so Read finds it; Read(nil)
-// returns 0 and no error, because netstack probes for the end of input that way.
-type socketSource struct {
-	fd   int
-	left int
-}
-
-// Len implements tcpip.Payloader.
-func (s *socketSource) Len() int { return s.left }
-
-// Read implements io.Reader.
-func (s *socketSource) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
+// atEnd says whether a socket that has nothing is empty for now, or at its end, which SIOCINQ cannot tell.
+func (f *flow) atEnd() pumpState {
+	if !f.hostEnd {
+		return pumpEmpty // what comes from now on is news
 	}
-	if s.left == 0 {
-		return 0, io.EOF
+	var b [1]byte
+	switch n, err := receive(f.fd, b[:], unix.MSG_PEEK); {
+	case err == unix.EAGAIN:
+		return pumpEmpty
+	case err == unix.EINTR:
+		return pumpMore
+	case err != nil:
+		return pumpFailed
+	case n == 0:
+		return pumpEOF
 	}
-	if len(b) > s.left {
-		b = b[:s.left]
-	}
-	for {
-		n, err := receive(s.fd, b, 0)
-		switch {
-		case err == syscall.EINTR:
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.ErrUnexpectedEOF
-		default:
-			s.left -= n
-			return n, nil
-		}
-	}
+	return pumpMore
 }
