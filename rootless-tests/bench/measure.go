@@ -14,7 +14,6 @@ import (
 
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 	"github.com/usernet/usernet/rootless-tests/bench/report"
-	"github.com/usernet/usernet/rootless-tests/bench/stats"
 )
 
 // meter measures sandboxes and keeps the result.
@@ -181,28 +180,31 @@ func (m *meter) measureIdle() {
 }
 
 // streamUp is the rate of one stream.
-func (m *meter) streamUp(s *sandbox) (float64, error) {
-	r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Warm: m.warm, Window: m.window})
+func (m *meter) streamUp(s *sandbox, warm, window time.Duration) (float64, error) {
+	r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Warm: warm, Window: window})
 	return r.Rate, err
 }
 
-// beside is what a stream keeps of its rate beside idle connections: those of s, where its twin has none. They take
-// turns, since a machine is not the same half a minute later.
+// beside is what streams keep of their rate beside idle connections: those of s, where its twin has none. They take turns,
+// since a machine is not the same half a minute later, and there are many short ones: how fast one is depends on which CPUs
+// its threads came to run on, by a third and more, and that is drawn anew for each.
 func (m *meter) beside(s, twin *sandbox) (float64, error) {
-	const turns = 5
-	var parts []float64
-	for range turns {
-		alone, err := m.streamUp(twin)
-		if err != nil {
-			return 0, err
+	const turns, part = 40, 5
+	var alone, crowded float64
+	for turn := range turns {
+		for i := range 2 {
+			at, sum := twin, &alone
+			if (turn+i)%2 == 1 {
+				at, sum = s, &crowded
+			}
+			rate, err := m.streamUp(at, m.warm/part, m.window/part)
+			if err != nil {
+				return 0, err
+			}
+			*sum += rate
 		}
-		crowded, err := m.streamUp(s)
-		if err != nil {
-			return 0, err
-		}
-		parts = append(parts, crowded/alone)
 	}
-	return stats.Median(parts), nil
+	return crowded / alone, nil
 }
 
 // wakes counts how often a second the processes' threads come to run while nothing flows. What follows their start,
@@ -238,7 +240,7 @@ func (m *meter) idleOf(subject report.Subject) error {
 	if wakes, err := m.wakes(s); err == nil {
 		m.result.Add(subject, 0, report.Wakes, wakes)
 	}
-	if _, err := m.streamUp(s); err != nil {
+	if _, err := m.streamUp(s, m.warm, m.window); err != nil {
 		return err
 	}
 	if before, err = residentBytes(s.pids); err != nil { // with the buffers of a stream
