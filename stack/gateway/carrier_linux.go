@@ -31,7 +31,7 @@ import (
 // Both only call flow.work, which sees to it that a flow is worked on by one goroutine at a time.
 //
 // Sockets are edge-triggered: an event comes when something changed, and stays away until a call has said EAGAIN or
-// something changes again. Each has been registered once, and closing it ends that.
+// something changes again. Each is registered once, and again if it was ever full (askRoom); closing it ends that.
 type carrier struct {
 	poll *os.File        // the epoll instance
 	rc   syscall.RawConn // of poll
@@ -41,7 +41,7 @@ type carrier struct {
 	// watch's own.
 	events [64]unix.EpollEvent
 	look   func(fd uintptr) bool
-	got    int   // by the last look
+	moved  int   // since watch let others run
 	err    error // of the last look
 
 	bell chan struct{} // each token wakes one that serves and waits
@@ -101,8 +101,9 @@ const turnBytes = 256 << 10
 // takes, half a millisecond's copying.
 const lookAfter = 1 << 20
 
-// hostEvents are all a flow wants to know of its socket.
-const hostEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
+// hostEvents are what a flow wants to know of its socket. That there is room it asks only once it has found none: each new
+// socket has room, which would be an event of its own.
+const hostEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 
 func newCarrier(processors func() int, most int) (*carrier, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -121,10 +122,7 @@ func newCarrier(processors func() int, most int) (*carrier, error) {
 		c.poll.Close()
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
-	c.look = func(fd uintptr) bool {
-		c.got, c.err = epollWait(fd, c.events[:])
-		return c.got > 0 || c.err != nil
-	}
+	c.look = c.act
 	c.wg.Go(c.watch)
 	c.wg.Go(c.serve)
 	return c, nil
@@ -146,27 +144,37 @@ func epollWait(fd uintptr, events []unix.EpollEvent) (int, error) {
 
 // watch acts on what the host sockets say, until stop.
 func (c *carrier) watch() {
-	for moved := 0; c.rc.Read(c.look) == nil && c.err == nil; {
-		before, share := moved, c.processors() > 1
-		for i := range c.events[:c.got] {
-			e := &c.events[i]
-			c.mu.Lock()
-			f := c.flows[e.Fd]
-			c.mu.Unlock()
-			switch {
-			case f == nil: // it was closed since
-			case share && i < c.got-1:
-				c.ready(f, hostNews(e.Events))
-			default:
-				moved += f.work(hostNews(e.Events))
-			}
-		}
-		sys.Linger(moved - before)
-		if moved >= lookAfter {
-			sys.Yield()
-			moved = 0
+	for c.rc.Read(c.look) == nil && c.err == nil {
+	}
+}
+
+// act takes what the sockets have to say and acts on it. It reports false, and so has the runtime wait, when that was all:
+// what a socket says from then on is news of the epoll instance too, so that there is no need to look once more.
+func (c *carrier) act(fd uintptr) (more bool) {
+	var n int
+	if n, c.err = epollWait(fd, c.events[:]); n == 0 {
+		return c.err != nil
+	}
+	before, share := c.moved, c.processors() > 1
+	for i := range c.events[:n] {
+		e := &c.events[i]
+		c.mu.Lock()
+		f := c.flows[e.Fd]
+		c.mu.Unlock()
+		switch {
+		case f == nil: // it was closed since
+		case share && i < n-1:
+			c.ready(f, hostNews(e.Events))
+		default:
+			c.moved += f.work(hostNews(e.Events))
 		}
 	}
+	sys.Linger(c.moved - before)
+	if c.moved >= lookAfter {
+		sys.Yield()
+		c.moved = 0
+	}
+	return n == len(c.events)
 }
 
 func hostNews(events uint32) (n news) {
@@ -175,6 +183,9 @@ func hostNews(events uint32) (n news) {
 	}
 	if events&unix.EPOLLOUT != 0 {
 		n |= newsHostRoom
+	}
+	if events&unix.EPOLLPRI != 0 {
+		n |= newsHostData | newsHostUrgent
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		n |= newsHostData | newsHostRoom | newsHostEnd
@@ -251,19 +262,43 @@ func (c *carrier) ready(f *flow, n news) {
 	}
 }
 
-// add begins to watch the host socket of f. It reports false when the carrier has stopped.
+// add begins to watch the host socket of f, which may have something to say already. It reports false when the carrier
+// has stopped.
 func (c *carrier) add(f *flow) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
 		return false
 	}
-	e := unix.EpollEvent{Events: hostEvents, Fd: int32(f.fd)}
-	if _, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(c.fd), unix.EPOLL_CTL_ADD, uintptr(f.fd), uintptr(unsafe.Pointer(&e)), 0, 0); errno != 0 {
+	if !c.control(unix.EPOLL_CTL_ADD, f.fd, f.hostEvents()) {
 		return false // out of watches (max_user_watches) or memory
 	}
 	c.flows[int32(f.fd)] = f
 	return true
+}
+
+// control tells the epoll instance what to watch a socket for.
+func (c *carrier) control(op, fd int, events uint32) bool {
+	e := unix.EpollEvent{Events: events, Fd: int32(fd)}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(c.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&e)), 0, 0)
+	return errno == 0
+}
+
+// hostEvents are what the carrier watches the socket for. f.mu is held.
+func (f *flow) hostEvents() uint32 {
+	if f.asksRoom {
+		return hostEvents | unix.EPOLLOUT
+	}
+	return hostEvents
+}
+
+// askRoom makes sure that it is news when the socket, which was full, has room. f.mu is held.
+func (f *flow) askRoom() bool {
+	if f.asksRoom {
+		return true
+	}
+	f.asksRoom = true
+	return !f.added || f.c.control(unix.EPOLL_CTL_MOD, f.fd, f.hostEvents())
 }
 
 // forget is called before the socket of f is closed, since the next one will have its number.

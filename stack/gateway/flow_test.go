@@ -62,6 +62,49 @@ func TestFullBuffers(t *testing.T) {
 	}
 }
 
+// TestFullBufferOfAnswers: what has been read from the host and finds no room in the endpoint is kept, in its place, and before the end.
+func TestFullBufferOfAnswers(t *testing.T) {
+	o := newOutside(t)
+	w := newWorld(t, withDial(o.dial))
+	w.smallBuffers(t, 32<<10)
+	c, h := pair(t, w, o, outside4)
+	var f *flow
+	waitFor(t, func() bool {
+		carrier, err := w.gw.carriers.get()
+		if err != nil {
+			return false
+		}
+		carrier.mu.Lock()
+		defer carrier.mu.Unlock()
+		for _, f = range carrier.flows {
+		}
+		return f != nil
+	})
+	rest := func() bool {
+		f.mu.Lock()
+		n := len(f.rest)
+		f.mu.Unlock()
+		f.work(0) // what came while we had the lock
+		return n > 0
+	}
+	var sent []byte
+	for i := 0; !rest(); i++ {
+		answer := bytes.Repeat([]byte{byte(i)}, quietBytes-1)
+		if _, err := h.Write(answer); err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, answer...)
+		waitFor(t, func() bool {
+			n, err := queued(f.fd)
+			return err == nil && n == 0 || rest()
+		})
+	}
+	h.Close()
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("%d bytes arrived of %d, or others, %v", len(got), len(sent), err)
+	}
+}
+
 // fill writes until nothing more is taken and returns how much was.
 func fill(t *testing.T, to net.Conn, b byte) (sent int) {
 	t.Helper()

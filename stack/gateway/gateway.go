@@ -153,6 +153,7 @@ type Gateway struct {
 	flowLimit      int // of one container
 	flows          *flowCount
 	carriers       carriers
+	acks           ackHolder
 	trimming       atomic.Bool // see endFlow
 
 	ctx     context.Context
@@ -186,6 +187,7 @@ func New(cfg Config) (*Gateway, error) {
 		echoes:         ip.NewLimiters(echoesPerSecond, echoesPerSecond),
 	}
 	g.carriers.processors, g.carriers.most = sys.Processors, sys.MostProcessors()
+	g.acks.g = g
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -326,6 +328,7 @@ func (g *Gateway) Close() error {
 	g.carriers.stop()
 	g.wg.Wait()
 	g.reasm.close()
+	g.acks.close()
 	g.stack.Close()
 	g.stack.Wait()
 	return nil

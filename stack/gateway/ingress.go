@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
@@ -234,12 +235,20 @@ func (g *Gateway) inputTCP(f *l2.Frame, p *ip.Packet) {
 		g.drops.Add(drop.IPMalformed)
 		return
 	}
-	const syn, ack = 0x02, 0x10
+	const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 	segment := p.Payload()
-	if flags := segment[13]; flags&(syn|ack) == syn {
+	offset := min(int(segment[12]>>4)*4, len(segment)) // netstack refuses a bad data offset
+	flags := segment[13]
+	switch flags & (syn | rst | ack) {
+	case syn:
 		g.syns.put(netip.AddrPortFrom(p.Src, src), netip.AddrPortFrom(p.Dst, dst), p.Data)
+	case ack:
+		if n := len(segment) - offset + int(flags&fin); n > 0 && n <= ackPayload {
+			k := ackKey{from: netip.AddrPortFrom(p.Src, src), to: netip.AddrPortFrom(p.Dst, dst)}
+			g.acks.expect(k, binary.BigEndian.Uint32(segment[4:])+uint32(n))
+		}
 	}
-	headers := p.HdrLen + min(int(segment[12]>>4)*4, len(segment)) // netstack refuses a bad data offset
+	headers := p.HdrLen + offset
 	g.link.inject(f, netProto(p.Src), p.Data, headers)
 }
 

@@ -119,6 +119,16 @@ func (e *linkEndpoint) SetOnCloseAction(func()) {}
 // WritePackets implements stack.LinkWriter: netstack's packets become frames of the bridge.
 // It runs on whatever goroutine made netstack send, often with an endpoint's lock held.
 func (e *linkEndpoint) WritePackets(pkts gvstack.PacketBufferList) (int, tcpip.Error) {
+	all := pkts.AsSlice()
+	if len(all) == 1 && e.g.acks.hold(all[0]) {
+		return 1, nil
+	}
+	e.write(pkts)
+	return len(all), nil
+}
+
+// write is WritePackets without regard to what may wait.
+func (e *linkEndpoint) write(pkts gvstack.PacketBufferList) {
 	s := e.scratch.Get().(*outScratch)
 	parts, n := s.parts[:0], 0
 	for _, pkt := range pkts.AsSlice() {
@@ -140,7 +150,6 @@ func (e *linkEndpoint) WritePackets(pkts gvstack.PacketBufferList) (int, tcpip.E
 	clear(s.frames[:]) // do not keep netstack's memory reachable
 	clear(s.parts[:])
 	e.scratch.Put(s)
-	return pkts.Len(), nil
 }
 
 // appendParts lists the memory of a packet without copying: the headers first, then the payload.

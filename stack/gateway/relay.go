@@ -62,6 +62,11 @@ type flow struct {
 	mu       sync.Mutex
 	up, down direction // guarded by mu
 	hostEnd  bool      // guarded by mu; the host sent FIN or RST, perhaps behind data
+	urgent   bool      // guarded by mu; the host sent urgent data, at which a read stops
+	large    bool      // guarded by mu; the host sent much last time
+	rest     []byte    // guarded by mu; read from the host socket and not yet in the endpoint
+	added    bool      // guarded by mu; the carrier watches the socket
+	asksRoom bool      // guarded by mu; for room too
 	over     bool      // guarded by mu; the socket is closed and the endpoint too
 	source   source
 	burst    *burst // guarded by mu; nil, or what was read from the socket and has found no room
@@ -85,7 +90,9 @@ const (
 	newsContainerRoom
 	newsHostData // or its end
 	newsHostRoom
+	newsHostUrgent
 	newsHostEnd // FIN or an error
+	newsStart   // begin to watch the host socket
 	newsKill    // reset both sides
 )
 
@@ -101,12 +108,8 @@ func (f *flow) start(ep tcpip.Endpoint) {
 	f.ep = ep
 	f.entry.Init(f, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	f.wq.EventRegister(&f.entry)
-	if !f.c.add(f) {
-		f.g.drops.Add(drop.SocketError)
-		f.work(newsKill)
-		return
-	}
-	f.work(newsContainerData | newsHostData) // what came before
+	// What came before goes out first: the server works on it meanwhile.
+	f.work(newsContainerData | newsStart)
 }
 
 // NotifyEvent implements waiter.EventListener. netstack may hold the endpoint's lock.
@@ -146,11 +149,20 @@ func (f *flow) step(n news) (up, down int) {
 	if n&newsHostEnd != 0 {
 		f.hostEnd = true
 	}
+	if n&newsHostUrgent != 0 {
+		f.urgent = true
+	}
 	if n&newsContainerData != 0 || n&newsHostRoom != 0 && f.up == throttled {
 		up = f.relayUp()
 	}
 	if !f.over && (n&newsHostData != 0 || n&newsContainerRoom != 0 && f.down == throttled) {
 		down = f.relayDown()
+	}
+	if n&newsStart != 0 && !f.over {
+		if f.added = f.c.add(f); !f.added {
+			f.g.drops.Add(drop.SocketError)
+			f.kill()
+		}
 	}
 	if !f.over && f.up == ended && f.down == ended {
 		f.finish()
@@ -201,6 +213,9 @@ func (f *flow) upOnce() (int, tcpip.Error) {
 	switch {
 	case err == errNoRoom:
 		f.up = throttled
+		if !f.askRoom() {
+			return 0, &tcpip.ErrConnectionReset{}
+		}
 		return 0, &tcpip.ErrWouldBlock{}
 	case err != nil:
 		return 0, &tcpip.ErrConnectionReset{}
