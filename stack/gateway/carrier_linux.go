@@ -20,7 +20,7 @@ import (
 //
 // watch waits for the host sockets in an epoll instance of its own, which as a descriptor is in the runtime's
 // poller: a wait costs no thread. What a socket has to say is acted on at once, on watch's own goroutine,
-// down to the write to the TAP.
+// down to the write to the TAP, unless it is a stream's while others wait for their turn.
 //
 // serve waits for flows that netstack has news of. netstack tells while it holds the endpoint's lock, so
 // nothing can be done there but to put the flow into a list. Flows in the list take turns of turnBytes each.
@@ -158,16 +158,7 @@ func (c *carrier) act(fd uintptr) (more bool) {
 	before, share := c.moved, c.processors() > 1
 	for i := range c.events[:n] {
 		e := &c.events[i]
-		c.mu.Lock()
-		f := c.flows[e.Fd]
-		c.mu.Unlock()
-		switch {
-		case f == nil: // it was closed since
-		case share && i < n-1:
-			c.ready(f, hostNews(e.Events))
-		default:
-			c.moved += f.work(hostNews(e.Events))
-		}
+		c.moved += c.hear(e.Fd, hostNews(e.Events), share && i < n-1)
 	}
 	sys.Linger(c.moved - before)
 	if c.moved >= lookAfter {
@@ -175,6 +166,24 @@ func (c *carrier) act(fd uintptr) (more bool) {
 		c.moved = 0
 	}
 	return n == len(c.events)
+}
+
+// hear acts on news of a socket, or has serve do it, and returns how many bytes it moved.
+//
+// A stream takes its turn after those that wait for theirs. Of 16 streams some had twice the mean and some a hundredth of
+// it when its own news gave each a turn at once; so they are within 1 % of it in 2 s, for the same throughput.
+func (c *carrier) hear(fd int32, n news, share bool) (moved int) {
+	c.mu.Lock()
+	f, waiting := c.flows[fd], c.head != nil
+	c.mu.Unlock()
+	switch {
+	case f == nil: // it was closed since
+	case share, waiting && f.stream.Load():
+		c.ready(f, n)
+	default:
+		return f.work(n)
+	}
+	return 0
 }
 
 func hostNews(events uint32) (n news) {

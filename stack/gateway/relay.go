@@ -57,7 +57,8 @@ type flow struct {
 	queued  bool
 	pending news
 
-	news atomic.Uint32 // not yet acted on
+	news   atomic.Uint32 // not yet acted on
+	stream atomic.Bool   // it moved more than a segment last time
 
 	mu       sync.Mutex
 	up, down direction // guarded by mu
@@ -131,6 +132,7 @@ func (f *flow) work(n news) (moved int) {
 	for f.news.Load() != 0 && f.mu.TryLock() {
 		up, down := f.step(news(f.news.Swap(0)))
 		f.grow(up, down)
+		f.stream.Store(up+down > chunkBytes)
 		moved += up + down
 		f.mu.Unlock()
 	}
