@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,19 +21,19 @@ import (
 	"github.com/usernet/usernet/tap/netns"
 )
 
-// What netns.Namespace.Configure promises, on a real interface. Without another load on the machine, Create
-// takes 0.4 ms and Configure 0.6 ms; the test allows for one.
+// configurePatience is for the kernel, on a machine that has other things to do.
+const configurePatience = 20 * time.Second
+
+// What netns.Namespace.Configure promises, on a real interface.
 func TestKernelConfigure(t *testing.T) {
 	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
-	start := time.Now()
 	f, _, err := tap.Create("eth0", 1500, l2.MAC{2, 0, 0, 0, 0, 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	created := time.Now()
 	var log bytes.Buffer
 	mac := l2.MAC{2, 0, 0, 0, 0, 2}
 	ns := netns.Namespace{Own: true, Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -48,7 +49,6 @@ func TestKernelConfigure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("Create %v, Configure %v", created.Sub(start), time.Since(created))
 	if log.Len() > 0 {
 		t.Errorf("logged: %s", log.String())
 	}
@@ -82,12 +82,11 @@ func TestKernelConfigure(t *testing.T) {
 		}
 		syscall.Close(fd)
 	}
-	// Detection would take a second; without it the kernel's worker needs a moment for the
+	// That there is no detection, accept_dad says below. Without it the kernel's worker still needs a moment for the
 	// link-local address.
-	for since := time.Now(); tentative(t, link); {
-		if time.Since(since) > 900*time.Millisecond {
-			t.Error("an address is tentative after 900 ms")
-			break
+	for deadline := time.Now().Add(configurePatience); tentative(t, link); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("an address is tentative after %v", configurePatience)
 		}
 	}
 	for dst, gw := range map[string]string{"192.0.2.1": "198.51.100.7", "2001:db8::1": "fe80::1"} {
@@ -96,7 +95,7 @@ func TestKernelConfigure(t *testing.T) {
 			t.Errorf("route to %s: %v, %v, want by %s", dst, r, err, gw)
 		}
 	}
-	for file, want := range map[string]string{"ipv6/conf/eth0/accept_ra": "0", "ipv4/conf/eth0/log_martians": "1", "ipv6/conf/eth0/hop_limit": "33"} {
+	for file, want := range map[string]string{"ipv6/conf/eth0/accept_ra": "0", "ipv6/conf/eth0/accept_dad": "0", "ipv4/conf/eth0/log_martians": "1", "ipv6/conf/eth0/hop_limit": "33"} {
 		wantSysctl(t, file, want)
 	}
 	for _, a := range []string{"169.254.7.7", "fe80::7"} {

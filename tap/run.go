@@ -79,11 +79,7 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 			} else if err = d.readError(err, &bad); err != nil {
 				break
 			}
-			if alone {
-				break
-			}
-			if read == batchFrames || taken >= turnBytes {
-				full = true
+			if full = read == batchFrames || taken >= turnBytes; full || alone {
 				break
 			}
 			d.provide(b)
