@@ -24,7 +24,7 @@ import (
 //	REQUEST               REPLY, the same
 //	RENEW, REBIND         REPLY, each with NoBinding
 //	RELEASE, DECLINE      REPLY, each with NoBinding
-//	CONFIRM               none (§18.3.3: a server that cannot tell does not answer); with a Lease6 REPLY
+//	CONFIRM               none (§18.3.3: a server that cannot tell does not answer); with a Lease6 REPLY, unless no address is named
 //
 // With a Lease6 the first association for an address (IA_NA) of SOLICIT, REQUEST, RENEW and REBIND gets it for ever; there is
 // nothing to remember, so nothing to release. One that asks for another address by REQUEST or RENEW, and a CONFIRM of
@@ -85,6 +85,9 @@ func (s *Server) dhcp6(p *ip.Packet, msg []byte) drop.Reason {
 	if r := s.valid6(m, rule); r != drop.None {
 		return r
 	}
+	if confirm && !namesAddress(m) {
+		return drop.NotForUs // nothing to confirm either, and so not answered (§18.3.3)
+	}
 	r := &dhcpv6.Message{MessageType: rule.answer, TransactionID: m.TransactionID}
 	if id := m.Options.ClientID(); id != nil {
 		r.AddOption(dhcpv6.OptClientID(id))
@@ -128,6 +131,11 @@ func (s *Server) valid6(m *dhcpv6.Message, rule rule6) drop.Reason {
 		return drop.NotForUs
 	}
 	return drop.None
+}
+
+// namesAddress tells whether a client names any address that it has.
+func namesAddress(m *dhcpv6.Message) bool {
+	return slices.ContainsFunc(m.Options.IANA(), func(ia *dhcpv6.OptIANA) bool { return len(ia.Options.Addresses()) > 0 })
 }
 
 // confirmed says whether a client may go on with the addresses that it has.

@@ -201,6 +201,18 @@ func TestDHCP6Lease(t *testing.T) {
 	}
 }
 
+// TestDHCP6ConfirmNothing: a client that names no address is not told that it may keep it.
+func TestDHCP6ConfirmNothing(t *testing.T) {
+	n := testNet
+	n.Autoconf.Lease6 = netip.MustParseAddr("fd00::100")
+	s, l := newServer(t, n)
+	for _, opts := range [][]dhcpv6.Option{nil, {&dhcpv6.OptIANA{}}} {
+		if sent := ask6(t, s, l, message6(t, dhcpv6.MessageTypeConfirm, opts...)); len(sent) != 0 {
+			t.Errorf("%v: answered: %v", opts, parse6(t, sent[0]).Summary())
+		}
+	}
+}
+
 // TestDHCP6Truncated: a message cut anywhere.
 func TestDHCP6Truncated(t *testing.T) {
 	s, l := newServer(t, testNet)
