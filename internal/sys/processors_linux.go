@@ -43,6 +43,9 @@ const (
 	longPause   = time.Minute
 )
 
+// processStart is what the watchers count time from. Not the clock on the wall, which may be put back.
+var processStart = time.Now()
+
 // processors is what Yield, Processors and LimitProcessors work with.
 var processors struct {
 	limit atomic.Int32 // 0: the process does not decide
@@ -164,7 +167,7 @@ func lookAtProcessors() {
 		before, used = now, usedNow
 		p.mu.Lock()
 		was := max(1, p.state.n)
-		n := p.state.looked(time.Duration(now.UnixNano()), percent, int(p.limit.Load()))
+		n := p.state.looked(now.Sub(processStart), percent, int(p.limit.Load()))
 		enough := n == 1 && p.state.full == 0 && p.state.alone == 0
 		p.watching = !enough
 		p.mu.Unlock()
