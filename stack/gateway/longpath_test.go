@@ -98,15 +98,14 @@ func TestLongPathGrows(t *testing.T) {
 			if down {
 				from, to = h, c
 			}
-			go endless(from)
-			go io.Copy(io.Discard, to)
 			options := w.flow(t).ep.SocketOptions()
 			grows, stays := options.GetReceiveBufferSize, options.GetSendBufferSize
 			if down {
 				grows, stays = stays, grows
 			}
-			before := stays()
-			first := grows()
+			first, before := grows(), stays()
+			go endless(from)
+			go io.Copy(io.Discard, to)
 			waitFor(t, func() bool { return grows() > first })
 			if stays() != before {
 				t.Errorf("the idle direction's buffer grew from %d to %d", before, stays())
