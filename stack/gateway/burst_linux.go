@@ -25,8 +25,8 @@ import (
 // megabyte instead of 64 KiB at a time: one stream 1.2 to 1.3 times as fast for 0.7 of the CPU per GB, four streams 1.4 for 0.6
 // (medians of alternating runs, 2 CPUs; 256 KiB and 512 KiB are between).
 //
-// What the endpoint has no room for stays in the burst until it has. There are few bursts, so that slow readers cannot hold
-// much; a flow that gets none goes the first way.
+// What the endpoint has no room for stays in the burst until it has. There are few bursts for all Networks of the process, so
+// that slow readers cannot hold much; a flow that gets none goes the first way.
 
 const (
 	// burstBytes is sixteen of the largest segments, and what fits into maxSend.

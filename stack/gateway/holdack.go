@@ -52,7 +52,8 @@ const (
 	// (RFC 1122: half a second; Linux waits 40 ms).
 	ackTick    = 2 * time.Millisecond
 	ackRefrain = 64
-	// ackPayload is the most that is less than a full segment at an MTU of 1500.
+	// ackPayload is the most that is less than a full segment at an MTU of 1500. With a smaller MTU a single full segment may
+	// wait as well, which RFC 1122 lets it.
 	ackPayload = 1400
 )
 
