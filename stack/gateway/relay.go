@@ -69,9 +69,9 @@ type flow struct {
 	added    bool      // guarded by mu; the carrier watches the socket
 	asksRoom bool      // guarded by mu; for room too
 	over     bool      // guarded by mu; the socket is closed and the endpoint too
-	source   source // guarded by mu
-	burst    *burst // guarded by mu; nil, or what was read from the socket and has found no room
-	tuning   tuning // guarded by mu
+	source   source    // guarded by mu
+	burst    *burst    // guarded by mu; nil, or what was read from the socket and has found no room
+	tuning   tuning    // guarded by mu
 }
 
 // direction is the state of one direction of a flow.
