@@ -3,7 +3,6 @@ package bridge_test
 import (
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/bridge"
@@ -138,9 +137,9 @@ func (s *sink) Output(frames []l2.Frame) int { s.n += len(frames); return len(fr
 func (s *sink) MTU() int                     { return 1500 }
 func (s *sink) String() string               { return "sink" }
 
-// pair is a switch with a gateway and one container, and a batch of 64 KiB frames. now may be nil.
-func pair(t testing.TB, strict bool, now func() time.Time) (port *bridge.Port, batch []l2.Frame) {
-	br := bridge.New(bridge.Options{Drops: new(drop.Counters), Now: now})
+// pair is a switch with a gateway and one container, and a batch of 64 KiB frames.
+func pair(t testing.TB, strict bool) (port *bridge.Port, batch []l2.Frame) {
+	br := bridge.New(bridge.Options{Drops: new(drop.Counters)})
 	c := configs()
 	if _, err := br.Attach(&sink{}, c[0]); err != nil {
 		t.Fatal(err)
@@ -162,7 +161,7 @@ func pair(t testing.TB, strict bool, now func() time.Time) (port *bridge.Port, b
 
 func TestUnicastAllocatesNothing(t *testing.T) {
 	for _, strict := range []bool{true, false} {
-		port, batch := pair(t, strict, nil)
+		port, batch := pair(t, strict)
 		if n := testing.AllocsPerRun(200, func() { port.Input(batch) }); n != 0 {
 			t.Errorf("strict %v: %v allocations per batch, want 0", strict, n)
 		}
@@ -173,7 +172,7 @@ func TestUnicastAllocatesNothing(t *testing.T) {
 }
 
 func TestFloodAllocatesNothing(t *testing.T) {
-	port, _ := pair(t, true, nil)
+	port, _ := pair(t, true)
 	batch := frames(arpFor(a, b))
 	if n := testing.AllocsPerRun(50, func() { port.Input(batch) }); n != 0 {
 		t.Errorf("%v allocations per broadcast, want 0", n)
@@ -186,7 +185,7 @@ func BenchmarkForward(b *testing.B) {
 		strict bool
 	}{{"strict", true}, {"guest", false}} {
 		b.Run(row.name, func(b *testing.B) {
-			port, batch := pair(b, row.strict, nil)
+			port, batch := pair(b, row.strict)
 			b.ReportAllocs()
 			for b.Loop() {
 				port.Input(batch)
