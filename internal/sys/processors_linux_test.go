@@ -44,7 +44,7 @@ func TestProcessorsFollowWork(t *testing.T) {
 		{"others have the rest", machine{5000, 195}, 16, 2},
 	} {
 		var s processorState
-		had, last := s.run(tc.m, tc.limit, 0, 10*time.Minute)
+		had, _ := s.run(tc.m, tc.limit, 0, 10*time.Minute)
 		most, looks := 0, 0
 		for n, times := range had {
 			if looks += times; times > had[most] {
@@ -58,7 +58,7 @@ func TestProcessorsFollowWork(t *testing.T) {
 		if most != tc.want || had[most]*100 < looks*97 {
 			t.Errorf("%s: %v, want %d nearly always", tc.name, had, tc.want)
 		}
-		if _, last = s.run(machine{0, 3200}, tc.limit, 10*time.Minute, time.Minute); last != 1 {
+		if _, last := s.run(machine{0, 3200}, tc.limit, 10*time.Minute, time.Minute); last != 1 {
 			t.Errorf("%s: %d P are left when there is nothing to do", tc.name, last)
 		}
 	}
