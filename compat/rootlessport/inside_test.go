@@ -86,12 +86,21 @@ func TestEnter(t *testing.T) {
 	path := make(chan string)
 	end := make(chan struct{})
 	defer close(end)
-	go func() {
+	inNew := func() {
 		runtime.LockOSThread() // for good: it ends in the new namespace
 		if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
 			t.Error(err)
 		}
 		path <- fmt.Sprintf("/proc/self/task/%d/ns/net", syscall.Gettid())
+		<-end
+	}
+	go func() {
+		// Not the first thread: where that is, the process is.
+		if runtime.LockOSThread(); syscall.Gettid() != syscall.Getpid() {
+			inNew()
+			return
+		}
+		go inNew()
 		<-end
 	}()
 	runtime.LockOSThread()

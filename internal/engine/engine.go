@@ -31,7 +31,6 @@ type Controller interface {
 // Registry is what the Engine asks of a *registry.Dir.
 type Registry interface {
 	List(ctx context.Context) ([]registry.Entry, error)
-	Sandbox(ctx context.Context, name string) (registry.Live, error)
 	Ports(ctx context.Context, name string) ([]portfwd.Spec, error)
 	Signal(ctx context.Context, name string, sig syscall.Signal) error
 }

@@ -284,6 +284,24 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// LC7: a sandbox that has been killed is waited for until it is listed no more. A shim that ends stops answering before that.
+func TestRemoveWaits(t *testing.T) {
+	e, c, reg := rig(t)
+	lists := 0
+	reg.onSignal = func(name string, _ syscall.Signal) error {
+		c.lose(idC1)
+		reg.onList = func() {
+			if lists++; lists == 3 {
+				reg.end(name)
+			}
+		}
+		return nil
+	}
+	if err := e.ContainerRemove(t.Context(), "c1", true); err != nil || lists != 3 {
+		t.Errorf("rm -f: %v, after looking %d times", err, lists)
+	}
+}
+
 // One that does not heed SIGTERM is killed when its time is up; one that outlives its client's patience is not an error
 // of anybody else's.
 func TestStopStubborn(t *testing.T) {

@@ -138,23 +138,16 @@ type fakeRegistry struct {
 	entries  []registry.Entry
 	signals  []string
 	onSignal func(name string, sig syscall.Signal) error
+	onList   func() // nil: nothing
 }
 
 func (r *fakeRegistry) List(context.Context) ([]registry.Entry, error) {
+	if r.onList != nil {
+		r.onList()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.entries), nil
-}
-
-func (r *fakeRegistry) Sandbox(_ context.Context, name string) (registry.Live, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.entries {
-		if e.Name == name {
-			return registry.Live{Entry: e}, nil
-		}
-	}
-	return registry.Live{}, syscall.ENOENT
 }
 
 func (r *fakeRegistry) Ports(_ context.Context, name string) ([]portfwd.Spec, error) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -115,10 +116,11 @@ func (e *Engine) wait(ctx context.Context, c found, timeout time.Duration) (ende
 	return true, nil
 }
 
-// gone reports whether both who know of sandboxes have let go of one. Another of its name is another.
+// gone reports whether both who know of sandboxes have let go of one. Another of its name is another. A shim that ends is asked
+// no more, since it stops answering before it is gone.
 func (e *Engine) gone(ctx context.Context, c found) bool {
-	live, err := e.reg.Sandbox(ctx, c.Name)
-	if _, refused := errors.AsType[*registry.APIError](err); refused || err == nil && live.ID == c.ID || ctx.Err() != nil {
+	entries, err := e.reg.List(ctx)
+	if err != nil || slices.ContainsFunc(entries, func(s registry.Entry) bool { return s.ID == c.ID }) {
 		return false
 	}
 	_, err = e.c.Sandbox(c.ID)
