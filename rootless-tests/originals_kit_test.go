@@ -23,9 +23,9 @@ func placeFrontEnds(t testing.TB, dir string) {
 	}
 }
 
-// originalTries is how often one of the original's programs may begin. Now and then, on a machine that has much else to do,
-// Debian 13's pasta has been seen to leave a namespace with lo alone or without addresses of one family, or not to begin, in
-// less than one of a thousand starts; then there is nothing to compare with. Ours has one try.
+// originalTries is how often one of the original's programs may begin. Debian 13's pasta has been seen, seldom, to leave a
+// namespace with lo alone; and it does without IPv6, and without a word, on a host whose interface has no link-local
+// address. Then there is nothing to compare with, and the log has what is there. Ours has one try.
 const originalTries = 3
 
 // connected reports whether there is an interface besides lo, with an address of each of families ("inet", "inet6"). If

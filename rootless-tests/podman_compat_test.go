@@ -109,7 +109,7 @@ func pingOutside6(t *testing.T, _ *world, c *podContainer, a answers) {
 	a["ping of internet IPv6"] = askPing(t, c.Node, rig.X1v6)
 }
 
-// without asks what an option takes away. The original says nothing, which is waited for a moment only.
+// without asks what an option takes away. Nothing is said, which is waited for a moment only.
 func without(what string) asker {
 	return func(t *testing.T, w *world, c *podContainer, a answers) {
 		for _, network := range []string{"tcp", "udp"} {
@@ -118,15 +118,11 @@ func without(what string) asker {
 				a[network] = askWhoami(t, c.Node, network, to)
 				continue
 			}
-			limit := moment
-			if c.podman.maker == ours { // which says so
-				limit = rig.Patience
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			ctx, cancel := context.WithTimeout(t.Context(), moment)
 			defer cancel()
 			conn, err := c.Dial(ctx, network, to)
 			if err == nil {
-				_, err = readWhoami(conn, limit)
+				_, err = readWhoami(conn, moment)
 				conn.Close()
 			}
 			if err != nil {
