@@ -74,7 +74,7 @@ func (f *flow) pump() (moved int, state pumpState) {
 	return moved, pumpMore
 }
 
-// atEnd says whether a socket that has nothing is empty for now, or at its end, which SIOCINQ cannot tell.
+// atEnd says whether a socket that has nothing is only empty, or at its end, which SIOCINQ cannot tell.
 func (f *flow) atEnd() pumpState {
 	if !f.hostEnd {
 		return pumpEmpty // what comes from now on is news
