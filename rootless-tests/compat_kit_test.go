@@ -101,20 +101,6 @@ type link struct {
 	} `json:"addr_info"`
 }
 
-// has reports whether there is an address of each family for more than the link.
-func (l *link) has(families []string) bool {
-	for _, f := range families {
-		there := false
-		for _, a := range l.Addrs {
-			there = there || a.Family == f && !a.Local.IsLinkLocalUnicast()
-		}
-		if !there {
-			return false
-		}
-	}
-	return true
-}
-
 // links are those inside a node.
 func links(t testing.TB, n *rig.Node) (all []link) {
 	t.Helper()

@@ -182,39 +182,14 @@ func (p *podman) start(t testing.TB, name string, flags ...string) *podContainer
 	t.Helper()
 	args := slices.Concat([]string{"run", "--detach", "--name", name}, flags, []string{"bb"}, idle)
 	for tries := originalTries; ; tries-- {
-		if p.maker == ours || tries == 1 {
-			p.must(t, args...)
-			return p.enter(t, name)
+		p.must(t, args...)
+		c := p.enter(t, name)
+		if p.maker == ours || tries == 1 || connected(t, c.Node, c.helpers) {
+			return c
 		}
-		if _, stderr, code := p.try(t, args...); code != 0 {
-			t.Logf("%v with %s programs: podman %s: exit code %d, and is run once more\n%s", p.version, p.maker, strings.Join(args, " "), code, stderr)
-		} else {
-			c := p.enter(t, name)
-			if connected(t, c.Node, c.helpers, p.families(flags)...) {
-				return c
-			}
-			c.Close()
-		}
-		p.must(t, "rm", "--force", "--time", "0", "--ignore", name)
+		c.Close()
+		p.must(t, "rm", "--force", "--time", "0", name)
 	}
-}
-
-// families are those that a container has addresses of as soon as it runs: pasta copies the host's.
-func (p *podman) families(flags []string) []string {
-	network := ""
-	if i := slices.Index(flags, "--network"); i >= 0 {
-		network = flags[i+1]
-	}
-	mode, options, _ := strings.Cut(network, ":")
-	switch words := strings.Split(options, ","); {
-	case mode != "pasta" && (mode != "" || p.version != podman5):
-		return nil
-	case slices.Contains(words, "-4"):
-		return []string{"inet"}
-	case slices.Contains(words, "-6"):
-		return []string{"inet6"}
-	}
-	return []string{"inet", "inet6"}
 }
 
 // reconnected is a container that was started again, and once more where the original's program left it without an
