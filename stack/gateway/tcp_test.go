@@ -224,22 +224,34 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestForward: a published port's client is seen with its own address (LU-12), and a container
-// that refuses resets the client.
-func TestForward(t *testing.T) {
-	w := newWorld(t)
-	l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(container4), Port: 80}, header.IPv4ProtocolNumber)
+// listen80 is a server of the container.
+func (w *world) listen80(t *testing.T, at netip.Addr) *gonet.TCPListener {
+	t.Helper()
+	l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(at), Port: 80}, netProto(at))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	o := newOutside(t)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// client is a connection to the outside's listener, as a published port has it: the client's end and the accepted one.
+func (o *outside) client(t *testing.T) (client, accepted *net.TCPConn) {
+	t.Helper()
 	client, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	accepted := o.accept(t)
+	t.Cleanup(func() { client.Close() })
+	return client, o.accept(t)
+}
+
+// TestForward: a published port's client is seen with its own address (LU-12), and a container
+// that refuses resets the client.
+func TestForward(t *testing.T) {
+	w, o := newWorld(t), newOutside(t)
+	l := w.listen80(t, container4)
+	client, accepted := o.client(t)
 	from := netip.MustParseAddrPort("203.0.113.7:4242")
 	done := make(chan error, 1)
 	go func() {
@@ -259,12 +271,8 @@ func TestForward(t *testing.T) {
 		t.Error(err)
 	}
 
-	client2, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client2.Close()
-	if err := w.gw.Forward(context.Background(), o.accept(t), from, netip.AddrPortFrom(container4, 81)); err == nil {
+	client2, accepted2 := o.client(t)
+	if err := w.gw.Forward(context.Background(), accepted2, from, netip.AddrPortFrom(container4, 81)); err == nil {
 		t.Error("forward to a closed port: no error")
 	}
 	if _, err := client2.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -274,19 +282,9 @@ func TestForward(t *testing.T) {
 
 // TestForwardEnds: a port that is unpublished resets its connections, also one that neither side would end.
 func TestForwardEnds(t *testing.T) {
-	w := newWorld(t)
-	l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(container4), Port: 80}, header.IPv4ProtocolNumber)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	o := newOutside(t)
-	client, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	accepted := o.accept(t)
+	w, o := newWorld(t), newOutside(t)
+	l := w.listen80(t, container4)
+	client, accepted := o.client(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
@@ -385,20 +383,10 @@ func synPacket(src netip.Addr, dst netip.AddrPort, sport uint16) []byte {
 // TestForwardUnknown: a published port reaches a container that has not said a word.
 func TestForwardUnknown(t *testing.T) {
 	for from, to := range map[string]netip.Addr{"203.0.113.7:4242": container4, "[2001:db8::7]:4242": container6} {
-		w := newWorld(t)
+		w, o := newWorld(t), newOutside(t)
 		w.gw.RemoveNeighbour(to)
-		l, err := gonet.ListenTCP(w.c, tcpip.FullAddress{NIC: 1, Addr: toTCPIP(to), Port: 80}, netProto(to))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		o := newOutside(t)
-		client, err := net.DialTCP("tcp4", nil, o.l.Addr().(*net.TCPAddr))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		accepted := o.accept(t)
+		l := w.listen80(t, to)
+		client, accepted := o.client(t)
 		done := make(chan error, 1)
 		go func() {
 			done <- w.gw.Forward(context.Background(), accepted, netip.MustParseAddrPort(from), netip.AddrPortFrom(to, 80))
