@@ -125,7 +125,11 @@ func TestAttachNetns(t *testing.T) {
 	p := attach(t, r, "--name", "attachnetns", "--publish", spec, "--add-host", "local:192.0.2.1", "--netns", path)
 	wantNetwork(t, r, sb, port)
 	pids := append(below(p.PID()), p.PID())
-	r.H.Run(t, append(inTests, "umount", path)...)
+	// It is busy while attach looks at it or makes a change.
+	rig.WaitFor(t, rig.Patience, "umount "+path, func() bool {
+		_, code, err := r.H.Exec(t.Context(), "", append(inTests, "umount", path)...)
+		return err == nil && code == 0
+	})
 	select {
 	case <-p.Done():
 	case <-time.After(5 * time.Second):

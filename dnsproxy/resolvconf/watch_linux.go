@@ -3,7 +3,6 @@ package resolvconf
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // # Theory of operation
@@ -186,15 +187,10 @@ func (w *watcher) read() (hit bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-		wd := int32(binary.NativeEndian.Uint32(b))
-		mask := binary.NativeEndian.Uint32(b[4:])
-		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[12:]))
-		name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:end]), "\x00")
-		names, known := w.names[wd]
-		hit = hit || mask&(selfEvents|unix.IN_Q_OVERFLOW) != 0 ||
-			known && (names == nil || slices.Contains(names, name))
-		b = b[end:]
+	for e := range sys.InotifyEvents(buf[:n]) {
+		names, known := w.names[e.Watch]
+		hit = hit || e.Mask&(selfEvents|unix.IN_Q_OVERFLOW) != 0 ||
+			known && (names == nil || slices.Contains(names, e.Name))
 	}
 	return hit, nil
 }

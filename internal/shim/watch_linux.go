@@ -7,11 +7,14 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // endWatch waits for the end of namespaces: of the process, when they were given by one, else of the path.
 // A path ends when it is unmounted (the kernel announces changes of /proc/self/mountinfo) or deleted
-// (inotify on its directory). What has changed does not matter; the path is looked at again.
+// (inotify on its directory). What has changed does not matter; the path is looked at again, but only then: while it
+// is looked at it cannot be unmounted (EBUSY), and in its directory others may come and go all the time.
 type endWatch struct {
 	ended chan struct{}
 	cause string // written before ended is closed
@@ -80,8 +83,8 @@ func (w *endWatch) close() {
 
 func (w *endWatch) run() {
 	buf := make([]byte, 4096)
-	for {
-		if w.ns.pidfd < 0 {
+	for look := true; ; {
+		if look && w.ns.pidfd < 0 {
 			if now, err := os.Stat(w.ns.path); err != nil || !os.SameFile(now, w.ns.id) {
 				w.cause = "its path no longer leads to it"
 				close(w.ended)
@@ -101,8 +104,20 @@ func (w *endWatch) run() {
 			close(w.ended)
 			return
 		}
+		look = w.fds[1].Revents != 0
 		if len(w.fds) > 2 && w.fds[2].Revents != 0 {
-			_, _ = unix.Read(int(w.fds[2].Fd), buf)
+			n, _ := unix.Read(int(w.fds[2].Fd), buf)
+			look = look || concerns(buf[:max(n, 0)], filepath.Base(w.ns.path))
 		}
 	}
+}
+
+// concerns reports whether events of a directory may change where the path of its entry name leads.
+func concerns(events []byte, name string) bool {
+	for e := range sys.InotifyEvents(events) {
+		if e.Name == name || e.Name == "" { // without a name: the directory itself, or events were lost
+			return true
+		}
+	}
+	return false
 }
