@@ -91,14 +91,10 @@ func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	nw.auto = autoconf.New(autoconf.Env{Emit: gw, Drops: &nw.drops, Log: o.Log}, n, autoconf.Options{
 		DNSSearch: n.DNSSearch, Lease: nw.lease, Autonomous: nw.autonomous,
 	})
-	err = gw.Use(gateway.Services{
+	gw.Use(gateway.Services{
 		Link: nw.uplink.Input, Published: nw.publish.InputUDP, FlushPublished: nw.publish.Flush,
 		Autoconf: nw.auto, DNS: nw.dns, UDP: nw.udp, Ping: nw.ping,
 	})
-	if err != nil {
-		nw.Close()
-		return nil, fmt.Errorf("make network %s: %w", n.Name, err)
-	}
 	return nw, nil
 }
 

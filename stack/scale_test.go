@@ -56,8 +56,8 @@ func TestRX11ManyNetworks(t *testing.T) {
 	each := int64(memory()-before) / n
 	perNet := float64(runtime.NumGoroutine()-goroutines) / n
 	t.Logf("a network: %v to make, %d KiB, %.1f goroutines", took, each>>10, perNet)
-	if each > 150<<10 {
-		t.Errorf("an idle network holds %d KiB, want 150 at most", each>>10)
+	if each > 24<<10 || perNet > 0.5 {
+		t.Errorf("an idle network holds %d KiB and %.1f goroutines, want 24 at most and none", each>>10, perNet)
 	}
 	for _, nw := range all {
 		if err := nw.Close(); err != nil {
@@ -65,7 +65,7 @@ func TestRX11ManyNetworks(t *testing.T) {
 		}
 	}
 	all = nil
-	if left := int64(memory()) - int64(before); left > 5<<20 {
+	if left := int64(memory()) - int64(before); left > 1<<20 {
 		t.Errorf("%d KiB stay", left>>10)
 	}
 }

@@ -20,7 +20,8 @@ const (
 	// may buffer, 256 MiB.
 	memoryLimit = 1 << 30
 
-	// trimNetworks is how many Networks it takes for their memory, 200 KiB each, to be worth a collection.
+	// trimNetworks is how many Networks it takes for their memory, 30 KiB each and 100 more where there was TCP, to be
+	// worth a collection.
 	trimNetworks = 16
 )
 

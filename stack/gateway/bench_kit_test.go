@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
@@ -51,14 +53,11 @@ func newBench(t testing.TB, opts ...worldOption) *bench {
 	}
 	b.gw = gw
 	t.Cleanup(func() { gw.Close() })
-	err = gw.Use(Services{
+	gw.Use(Services{
 		Link: b.link.put, UDP: inputs{&b.udp}, Ping: inputs{&b.ping}, DNS: fakeDNS{&b.dns},
 		Autoconf:  claims{&b.autoconf, func(p *ip.Packet) bool { return port(p) == 67 || p.Proto == ip.ICMPv6 }},
 		Published: claims{&b.published, func(p *ip.Packet) bool { return port(p) == publishedPort }}.Input,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	gw.AddNeighbour(container4, containerMAC)
 	gw.AddNeighbour(container6, containerMAC)
 	gw.AddNeighbour(other4, otherMAC)
@@ -94,7 +93,17 @@ func (b *bench) frames(fs ...l2.Frame) {
 }
 
 // netstackPackets is how many packets netstack has been given.
-func (b *bench) netstackPackets() uint64 { return b.gw.stack.Stats().NICs.Rx.Packets.Value() }
+func (b *bench) netstackPackets() uint64 { return stackOf(b.t, b.gw).Stats().NICs.Rx.Packets.Value() }
+
+// stackOf is the netstack of a gateway, made if need be.
+func stackOf(t testing.TB, g *Gateway) *gvstack.Stack {
+	t.Helper()
+	s, err := g.netstack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
 
 // wireTap records the frames the gateway sends, for tests that look at one after the other.
 type wireTap struct {

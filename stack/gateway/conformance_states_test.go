@@ -67,7 +67,9 @@ func synRcvdACK(_ *testing.T, s *scene) error {
 	for _, off := range []uint32{1, 1000, ^uint32(0)} {
 		bad := s.c.ack + off
 		s.c.sendAt(packettest.ACK, s.c.seq, bad, nil)
-		waitFor(s.t, func() bool { return s.gw.stack.Stats().TCP.ResetsSent.Value() > 0 || s.gw.handshakes.inFlight() == 0 })
+		waitFor(s.t, func() bool {
+			return stackOf(s.t, s.gw).Stats().TCP.ResetsSent.Value() > 0 || s.gw.handshakes.inFlight() == 0
+		})
 		if s.gw.handshakes.inFlight() == 0 {
 			return fmt.Errorf("ACK of %d completed the handshake, want RST", bad)
 		}
@@ -183,7 +185,7 @@ func rack(_ *testing.T, s *scene) error {
 		return err
 	}
 	s.c.next("retransmission", func(p segment) bool { return len(p.Payload) > 0 })
-	if n := s.gw.stack.Stats().TCP.Timeouts.Value(); n != 0 {
+	if n := stackOf(s.t, s.gw).Stats().TCP.Timeouts.Value(); n != 0 {
 		return fmt.Errorf("%d timeouts before the tail was probed", n)
 	}
 	return nil

@@ -62,10 +62,10 @@ type scene struct {
 // does not answer another bad segment.
 func (s *scene) quick(minRTO time.Duration) {
 	rto := tcpip.TCPMinRTOOption(minRTO)
-	if err := s.gw.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &rto); err != nil {
+	if err := stackOf(s.t, s.gw).SetTransportProtocolOption(tcp.ProtocolNumber, &rto); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.gw.stack.SetOption(gvstack.TCPInvalidRateLimitOption(0)); err != nil {
+	if err := stackOf(s.t, s.gw).SetOption(gvstack.TCPInvalidRateLimitOption(0)); err != nil {
 		s.t.Fatal(err)
 	}
 }

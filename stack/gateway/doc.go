@@ -4,7 +4,7 @@
 //
 // A frame for the gateway arrives in Output, on the goroutine of the TAP reader that read it.
 //
-//  1. ARP and neighbour discovery for our own addresses go to netstack, which answers them.
+//  1. ARP and neighbour discovery for our own addresses are answered (linkaddr.go).
 //  2. IP packets are validated (ip.Parse), their sender's MAC is remembered, and fragments are put
 //     together under a quota of each sender's own (ip.Reassembler).
 //  3. A packet that only passes through with TTL 1 is answered with Time Exceeded.
@@ -13,6 +13,8 @@
 //     handleSYN, which asks the policy, dials the host, and only then answers the SYN.
 //     UDP never sees netstack: published-port replies, DNS, DHCP, then nat.UDP.
 //     ICMP echo to our addresses is answered by netstack; any other goes to nat.Ping.
+//
+// Netstack is made when the first packet is for it (netstack.go): a Network without TCP never has one.
 //
 // What comes back is either netstack's (linkEndpoint.WritePackets) or a complete IP packet of ours
 // (EmitIP); both become frames and enter the bridge through the port's own Input.

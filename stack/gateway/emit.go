@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
@@ -29,22 +31,26 @@ func (g *Gateway) EmitIP(dst netip.Addr, v l2.VNet, l3 [][]byte) bool {
 		n += len(b)
 	}
 	if n > g.cfg.Spec.MTU && v.GSOType == l2.GSONone {
-		err := ip.Fragment(g.cfg.Spec.MTU, v, l3, func(v l2.VNet, l3 [][]byte) { g.emit(mac, dst, v, l3) })
+		err := ip.Fragment(g.cfg.Spec.MTU, v, l3, func(v l2.VNet, l3 [][]byte) { g.emit(mac, etherType(dst), v, l3) })
 		if err != nil {
 			g.drops.Add(drop.IPMalformed)
 			return false
 		}
 		return true
 	}
-	g.emit(mac, dst, v, l3)
+	g.emit(mac, etherType(dst), v, l3)
 	return true
 }
 
-func (g *Gateway) emit(mac l2.MAC, dst netip.Addr, v l2.VNet, l3 [][]byte) {
-	t := l2.TypeIPv4
-	if dst.Is6() {
-		t = l2.TypeIPv6
+func etherType(a netip.Addr) l2.EtherType {
+	if a.Is6() {
+		return l2.TypeIPv6
 	}
+	return l2.TypeIPv4
+}
+
+// emit sends one frame.
+func (g *Gateway) emit(mac l2.MAC, t l2.EtherType, v l2.VNet, l3 [][]byte) {
 	e := emitFrames.Get().(*emitFrame)
 	e.one[0] = l2.Frame{VNet: v, Header: l2.MakeHeader(mac, g.cfg.Spec.GatewayMAC, t), L3: l3}
 	g.svc.Link(e.one[:])
@@ -78,31 +84,57 @@ func (g *Gateway) Station(a netip.Addr) l2.MAC {
 // AddNeighbour tells the gateway where an address lives before it has sent anything.
 func (g *Gateway) AddNeighbour(a netip.Addr, m l2.MAC) {
 	g.neighbours.set(a, m)
-	g.tellStack(a, m)
+	g.tell(a, m)
 }
 
 // RemoveNeighbour forgets an address.
 func (g *Gateway) RemoveNeighbour(a netip.Addr) {
 	g.neighbours.remove(a)
-	g.stack.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
+	g.untell(a)
 }
 
 // learn notes that a lives at m, for us and for netstack.
 func (g *Gateway) learn(a netip.Addr, m l2.MAC) {
 	news, gone := g.neighbours.learn(a, m)
 	if news {
-		g.tellStack(a, m)
+		g.tell(a, m)
 	}
 	for _, a := range gone {
-		g.stack.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
+		g.untell(a)
 	}
 }
 
-// tellStack spares netstack the resolution. It would ask in the name of the address it speaks for
+// tell spares netstack the resolution, if there is a netstack. It would ask in the name of the address it speaks for
 // just then, a host of the outside, and few containers answer that.
-func (g *Gateway) tellStack(a netip.Addr, m l2.MAC) {
-	if err := g.stack.AddStaticNeighbor(nicID, netProto(a), toTCPIP(a), tcpip.LinkAddress(m[:])); err != nil {
+func (g *Gateway) tell(a netip.Addr, m l2.MAC) {
+	s := g.stack.known.Load()
+	if s == nil {
+		return
+	}
+	if err := s.AddStaticNeighbor(nicID, netProto(a), toTCPIP(a), tcpip.LinkAddress(m[:])); err != nil {
 		g.log.Warn("neighbour not added", "addr", a, "mac", m, "err", err.String())
+	}
+}
+
+// untell takes back what tell said.
+func (g *Gateway) untell(a netip.Addr) {
+	if s := g.stack.known.Load(); s != nil {
+		s.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
+	}
+}
+
+// tellAll tells a new netstack what is known. Meanwhile addresses come and go, which it is told too from now on, perhaps
+// before it is told here what was so before; so each is looked at again.
+func (g *Gateway) tellAll(s *gvstack.Stack) {
+	g.stack.known.Store(s)
+	for a, m := range g.neighbours.all() {
+		g.tell(a, m)
+		switch now, ok := g.neighbours.lookup(a); {
+		case !ok:
+			g.untell(a)
+		case now != m:
+			g.tell(a, now)
+		}
 	}
 }
 
@@ -137,6 +169,13 @@ func (n *neighbours) lookup(a netip.Addr) (l2.MAC, bool) {
 	defer n.mu.RUnlock()
 	m, ok := n.macs[a]
 	return m, ok
+}
+
+// all is what is known now.
+func (n *neighbours) all() map[netip.Addr]l2.MAC {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return maps.Clone(n.macs)
 }
 
 // learn notes that a lives at m and reports whether that is new, and which addresses were forgotten for

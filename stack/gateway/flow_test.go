@@ -22,7 +22,7 @@ func (w *world) smallBuffers(t *testing.T, size int) {
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: size, Max: size}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: size, Max: size}
 	for _, o := range []tcpip.SettableTransportProtocolOption{&rcv, &snd} {
-		if err := w.gw.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+		if err := stackOf(t, w.gw).SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.c.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
@@ -126,7 +126,7 @@ func fill(t *testing.T, to net.Conn, b byte) (sent int) {
 func (b *bench) endpoint() (ep tcpip.Endpoint) {
 	b.t.Helper()
 	waitFor(b.t, func() bool {
-		for _, te := range b.gw.stack.RegisteredEndpoints() {
+		for _, te := range stackOf(b.t, b.gw).RegisteredEndpoints() {
 			e, ok := te.(tcpip.Endpoint)
 			if ok && tcp.EndpointState(e.State()) != tcp.StateListen && e.SocketOptions().GetKeepAlive() {
 				ep = e

@@ -3,24 +3,16 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	gvlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
@@ -134,12 +126,13 @@ type Gateway struct {
 	svc    Services
 	drops  *drop.Counters
 	log    *slog.Logger
-	stack  *gvstack.Stack
+	stack  lazyStack
 	link   *linkEndpoint
 	linkLL netip.Addr // our link-local address, invalid without IPv6
 
 	// Fixed after New: gateway, DNS and link-local addresses, and where the name server answers.
 	own      map[netip.Addr]bool
+	addrs    []netip.Addr // netstack's: own, and the resolver's
 	dnsAddrs []netip.Addr
 
 	neighbours neighbours
@@ -161,8 +154,6 @@ type Gateway struct {
 	wg      sync.WaitGroup
 	enterMu sync.Mutex  // orders enter with Close
 	closed  atomic.Bool // set with enterMu held
-
-	dnsListeners []*gonet.TCPListener
 }
 
 // New makes a gateway. Nothing moves before Use.
@@ -192,10 +183,8 @@ func New(cfg Config) (*Gateway, error) {
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	if err := g.newStack(); err != nil {
-		g.cancel()
-		return nil, fmt.Errorf("create gateway: %w", err)
-	}
+	g.link = newLinkEndpoint(g)
+	g.chooseAddresses()
 	return g, nil
 }
 
@@ -206,103 +195,8 @@ func orDefault(v, d int) int {
 	return d
 }
 
-// Use connects the gateway to its neighbours and starts its name server's TCP listeners.
-func (g *Gateway) Use(s Services) error {
-	g.svc = s
-	if s.DNS == nil {
-		return nil
-	}
-	for _, a := range g.dnsAddrs {
-		l, err := gonet.ListenTCP(g.stack, tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(a), Port: 53}, netProto(a))
-		if err != nil {
-			return fmt.Errorf("listen on %s port 53 of the gateway: %w", a, err)
-		}
-		g.dnsListeners = append(g.dnsListeners, l)
-		g.wg.Go(func() {
-			if err := s.DNS.ServeTCP(l); err != nil && !g.closed.Load() {
-				g.log.Warn("name server stopped answering over TCP", "addr", a, "err", err)
-			}
-		})
-	}
-	return nil
-}
-
-// newStack makes the netstack of this Network: one NIC that accepts every destination
-// (promiscuous) and sends as every source (spoofing), since it speaks for the whole outside.
-func (g *Gateway) newStack() error {
-	g.link = newLinkEndpoint(g)
-	protocols := []gvstack.NetworkProtocolFactory{
-		// The resolver answers at a loopback address; inputFrame lets no other in.
-		ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
-		arp.NewProtocol,
-	}
-	if g.has6() { // it is a third of an idle Network's memory
-		// No DAD, no RAs, no MLD: the addresses are ours by decision of control.
-		protocols = append(protocols, ipv6.NewProtocolWithOptions(ipv6.Options{}))
-	}
-	// netstack makes a goroutine for the segments of TCP for each P there is now, which costs 3 KiB, and shares connections among them.
-	sys.WithMostProcessors(func() {
-		g.stack = gvstack.New(gvstack.Options{
-			NetworkProtocols:   protocols,
-			TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
-		})
-	})
-	if err := g.setTCPOptions(); err != nil {
-		return err
-	}
-	if err := g.stack.CreateNICWithOptions(nicID, g.link, gvstack.NICOptions{Name: "gateway"}); err != nil {
-		return fmt.Errorf("create NIC: %s", err)
-	}
-	g.stack.SetPromiscuousMode(nicID, true)
-	g.stack.SetSpoofing(nicID, true)
-	// Whatever address netstack sends to is a container's, be it outside the subnets: of a bridge in the container,
-	// or the host's own (AnyNeighbour). Where it lives the neighbour table knows, or nobody.
-	routes := []tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}}
-	if g.has6() {
-		g.linkLL = LinkLocal(g.cfg.Spec.GatewayMAC)
-		routes = append(routes, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nicID})
-	}
-	g.stack.SetRouteTable(routes)
-	fwd := tcp.NewForwarder(g.stack, initialWindow, totalHandshakes+1024, g.handleSYN)
-	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
-	return g.addAddresses()
-}
-
-// has6 reports whether the Network has IPv6.
-func (g *Gateway) has6() bool { return g.cfg.Spec.Subnet6.IsValid() }
-
-// addAddresses gives netstack the addresses we answer at. Those where the name server is go into dnsAddrs, and all but
-// the resolver's into own: nobody asks the link for that one, and it does not answer pings.
-func (g *Gateway) addAddresses() error {
-	n := &g.cfg.Spec
-	var all []netip.Addr
-	if !n.NoGateway {
-		all = []netip.Addr{n.DNS4, n.DNS6, g.linkLL}
-		for _, gw := range []netip.Addr{n.Gateway4, n.Gateway6} {
-			// With AnyNeighbour it is a real router's, which answers for itself. Its link-local address nobody
-			// but us can answer at.
-			if !n.AnyNeighbour || gw.IsLinkLocalUnicast() && gw.Is6() {
-				all = append(all, gw)
-			}
-		}
-		g.dnsAddrs = []netip.Addr{n.DNS4, n.DNS6}
-	}
-	if n.Subnet4.IsValid() {
-		all, g.dnsAddrs = append(all, spec.LoopbackDNS), append(g.dnsAddrs, spec.LoopbackDNS)
-	}
-	g.dnsAddrs = slices.DeleteFunc(g.dnsAddrs, func(a netip.Addr) bool { return !a.IsValid() })
-	for _, a := range all {
-		if !a.IsValid() || g.own[a] {
-			continue
-		}
-		g.own[a] = a != spec.LoopbackDNS
-		pa := tcpip.ProtocolAddress{Protocol: netProto(a), AddressWithPrefix: tcpip.AddressWithPrefix{Address: toTCPIP(a), PrefixLen: a.BitLen()}}
-		if err := g.stack.AddProtocolAddress(nicID, pa, gvstack.AddressProperties{}); err != nil {
-			return fmt.Errorf("add address %s: %s", a, err)
-		}
-	}
-	return nil
-}
+// Use connects the gateway to its neighbours.
+func (g *Gateway) Use(s Services) { g.svc = s }
 
 // MTU is the Network's.
 func (g *Gateway) MTU() int { return g.cfg.Spec.MTU }
@@ -322,15 +216,15 @@ func (g *Gateway) Close() error {
 		return nil
 	}
 	g.cancel()
-	for _, l := range g.dnsListeners {
-		l.Close()
-	}
+	s := g.stack.seal()
 	g.carriers.stop()
 	g.wg.Wait()
 	g.reasm.close()
 	g.acks.close()
-	g.stack.Close()
-	g.stack.Wait()
+	if s != nil {
+		s.Close()
+		s.Wait()
+	}
 	return nil
 }
 

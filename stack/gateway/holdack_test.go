@@ -23,7 +23,7 @@ func newHoldBench(t *testing.T) (*bench, *outside) {
 	b := newBench(t, withDial(o.dial))
 	// Nothing is sent twice, however long a busy machine takes to acknowledge it.
 	rto := tcpip.TCPMinRTOOption(time.Minute)
-	if err := b.gw.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &rto); err != nil {
+	if err := stackOf(b.t, b.gw).SetTransportProtocolOption(tcp.ProtocolNumber, &rto); err != nil {
 		t.Fatal(err)
 	}
 	b.gw.acks.mu.Lock()

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"encoding/binary"
-	"net/netip"
 	"time"
 
 	"github.com/usernet/usernet/stack/drop"
@@ -17,8 +15,6 @@ const (
 	icmp6RouterSol   = 133
 	icmp6NeighborSol = 135
 	icmp6NeighborAdv = 136
-
-	ndpHopLimit = 255
 )
 
 // echoesPerSecond bounds the pings to our own addresses that are answered to one container (HC-26).
@@ -49,52 +45,14 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 			g.drops.Add(drop.NotForUs)
 		}
 	case p.Is6() && b[0] == icmp6NeighborSol:
-		g.inputSolicitation(f, p, b)
+		g.inputSolicitation(p, b)
 	case p.Is6() && b[0] == icmp6NeighborAdv:
-		g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
+		g.inputAnswer(f, netProto(p.Src), p.Data)
 	case p.Is6() && b[0] <= icmp6LastError, !p.Is6() && b[0] == icmp4Unreachable:
 		g.inputError(f, p)
 	default:
 		g.drops.Add(drop.NotForUs)
 	}
-}
-
-// inputSolicitation answers a neighbour solicitation, or drops it. netstack answers for the addresses that are its own;
-// of the others it does not even hear, having not joined their groups.
-func (g *Gateway) inputSolicitation(f *l2.Frame, p *ip.Packet, b []byte) {
-	const length = 24 // header and target
-	if len(b) < length || g.cfg.Spec.Autoconf.NoNDP {
-		g.drops.Add(drop.NotForUs)
-		return
-	}
-	target := netip.AddrFrom16([16]byte(b[8:length]))
-	switch {
-	case g.own[target]:
-		g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
-	case p.TTL != ndpHopLimit || b[1] != 0:
-		g.drops.Add(drop.IPMalformed) // RFC 4861 §7.1.1: not from this link
-	case g.answersFor(p.Src, target):
-		g.advertise(p.Src, target)
-	default:
-		g.drops.Add(drop.NotForUs)
-	}
-}
-
-// advertise tells to that target lives at the gateway's link address (RFC 4861 §4.4).
-func (g *Gateway) advertise(to, target netip.Addr) {
-	const solicitedOverride, targetLinkAddr = 0x60, 2
-	var b [ip.HeaderLen6 + 32]byte
-	b[0], b[5], b[6], b[7] = 6<<4, 32, ip.ICMPv6, ndpHopLimit
-	from, dst := target.As16(), to.As16()
-	copy(b[8:], from[:])
-	copy(b[24:], dst[:])
-	m := b[ip.HeaderLen6:]
-	m[0], m[4] = icmp6NeighborAdv, solicitedOverride
-	copy(m[8:], from[:])
-	m[24], m[25] = targetLinkAddr, 1
-	copy(m[26:], g.cfg.Spec.GatewayMAC[:])
-	binary.BigEndian.PutUint16(m[2:], ip.Checksum(m, ip.PseudoSum(target, to, ip.ICMPv6, len(m))))
-	g.EmitIP(to, l2.VNet{}, [][]byte{b[:]})
 }
 
 // The least path MTU that is believed. Below it netstack would cut a stream into segments down to one byte

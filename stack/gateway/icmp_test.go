@@ -76,6 +76,14 @@ func TestNeighborDiscovery(t *testing.T) {
 			if got := netip.AddrFrom16([16]byte(p.l4[8:24])); got != target || p.Dst.Addr() != dst || p.TTL != 255 || !bytes.HasSuffix(p.l4, testNet.GatewayMAC[:]) {
 				t.Errorf("%s asked for %s, told %s: %v ttl %d % x", src, target, got, p.Decoded, p.TTL, p.l4)
 			}
+			// A router's, or Linux takes it for one no longer and the default route away. Solicited: by a station with an address.
+			flags := byte(0xa0)
+			if !src.IsUnspecified() {
+				flags = 0xe0
+			}
+			if p.l4[4] != flags {
+				t.Errorf("%s asked for %s: flags %#x, want %#x", src, target, p.l4[4], flags)
+			}
 		}
 		for _, target := range []netip.Addr{container6, packettest.LinkLocal(containerMAC), netip.MustParseAddr("fd00::101"), netip.MustParseAddr("2001:db8::1")} {
 			drops := b.drops.Get(drop.NotForUs)
@@ -408,7 +416,7 @@ func TestNeighboursGone(t *testing.T) {
 	if len(n.learned) != learnedMACs || len(n.order) != learnedMACs || len(n.macs) != learnedMACs+len(n.fixed) {
 		t.Errorf("%d MACs (%d in order) with %d addresses known, want %d", len(n.learned), len(n.order), len(n.macs), learnedMACs)
 	}
-	known, err := b.gw.stack.Neighbors(nicID, header.IPv6ProtocolNumber)
+	known, err := stackOf(b.t, b.gw).Neighbors(nicID, header.IPv6ProtocolNumber)
 	if err != nil || len(known) > learnedMACs+1 {
 		t.Errorf("netstack knows %d neighbours, %v", len(known), err)
 	}

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-
 	"github.com/usernet/usernet/stack/drop"
 	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
@@ -89,47 +87,6 @@ func (g *Gateway) Flush() {
 	if g.svc.FlushPublished != nil {
 		g.svc.FlushPublished()
 	}
-}
-
-// inputARP lets through what concerns our own addresses. A spoofing NIC answers requests for every
-// address, a container's probe for its own included (RFC 5227), so the others stop here.
-func (g *Gateway) inputARP(f *l2.Frame) {
-	const length = 28 // Ethernet and IPv4, RFC 826
-	b := f.L3[0]
-	if len(b) < length {
-		g.drops.Add(drop.IPMalformed)
-		return
-	}
-	var sender l2.MAC
-	copy(sender[:], b[8:14])
-	from := netip.AddrFrom4([4]byte(b[14:18]))
-	target := netip.AddrFrom4([4]byte(b[24:28]))
-	if g.cfg.Spec.Subnet4.Contains(from) || g.cfg.Spec.AnyNeighbour {
-		g.learn(from, sender)
-	}
-	const request = 1
-	if op := uint16(b[6])<<8 | uint16(b[7]); op == request && !g.answersFor(from, target) {
-		g.drops.Add(drop.NotForUs)
-		return
-	}
-	g.link.inject(f, header.ARPProtocolNumber, b, len(b))
-}
-
-// answersFor reports whether the gateway's link address is to be told to who asks from one address for another: for our
-// own, and with AnyNeighbour for all that are no container's. Not for the one it asks from, nor to who asks
-// without an address: it is about to take the one it asks for.
-func (g *Gateway) answersFor(from, target netip.Addr) bool {
-	if g.own[target] {
-		return true
-	}
-	if !g.cfg.Spec.AnyNeighbour || from.IsUnspecified() || from == target {
-		return false
-	}
-	if !target.IsGlobalUnicast() && !target.IsLinkLocalUnicast() {
-		return false
-	}
-	_, taken := g.neighbours.lookup(target)
-	return !taken
 }
 
 // inputFrame takes one IP frame to the transport it is for.

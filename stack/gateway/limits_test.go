@@ -82,7 +82,7 @@ func TestSYNFlood(t *testing.T) {
 	const flood = 5000
 	// On a machine too busy to admit or refuse as fast as they come, netstack's own bound meets some of them first.
 	refused := func() uint64 {
-		return b.drops.Get(drop.HandshakeLimit) + b.gw.stack.Stats().TCP.ForwardMaxInFlightDrop.Value()
+		return b.drops.Get(drop.HandshakeLimit) + stackOf(b.t, b.gw).Stats().TCP.ForwardMaxInFlightDrop.Value()
 	}
 	for i := range flood {
 		b.send(synPacket(container4, hole.hole, uint16(1000+i)))

@@ -205,10 +205,11 @@ func macOf(a tcpip.LinkAddress) (m l2.MAC) {
 // header is, whole (PacketBuffer.headerView). So the headers get a block of their own, of 64 or 128 bytes: without it
 // every 64 KiB were cleared and copied once more.
 func (e *linkEndpoint) inject(f *l2.Frame, proto tcpip.NetworkProtocolNumber, packet []byte, headers int) {
+	_, err := e.g.netstack()
 	e.mu.RLock()
 	d := e.dispatcher
 	e.mu.RUnlock()
-	if d == nil {
+	if err != nil || d == nil {
 		e.g.drops.Add(drop.QueueFull)
 		return
 	}

@@ -27,7 +27,7 @@ func lossy(t testing.TB, seed uint64, down bool, rto time.Duration) (from, to ne
 	w := newWorld(t, withDial(o.dial))
 	w.asLinux()
 	w.setMinRTO(w.c, rto)
-	w.setMinRTO(w.gw.stack, rto)
+	w.setMinRTO(stackOf(t, w.gw), rto)
 	w.toContainer.impair(seed, lossRate, swapRate)
 	w.toGateway.impair(seed+1, lossRate, swapRate)
 	c, h := pair(t, w, o, outside4)

@@ -61,7 +61,7 @@ func bufferSize(flows int) int64 {
 	return min(maxBuffer, max(minBuffer, bufferBudget/int64(2*max(flows, 1))))
 }
 
-func (g *Gateway) setTCPOptions() error {
+func setTCPOptions(s *gvstack.Stack) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// No RACK. It takes a reader that is scheduled late for a loss, and its tail loss probe fires after
 	// two round trips, which are 200 µs here: iperf3 -R counted 4 to 48 segments sent twice in 2 s (DSACKs), without
@@ -78,7 +78,7 @@ func (g *Gateway) setTCPOptions() error {
 	// SYN-ACKs go out at 0, 1, 3, 7 s; handshakeTimeout ends the wait.
 	syn := tcpip.TCPSynRetriesOption(3)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cc, &moderate, &nagle, &rcv, &snd, &syn, &rto} {
-		if err := g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %s", o, err)
 		}
 	}
@@ -320,9 +320,13 @@ func (g *Gateway) find(ctx context.Context, a netip.Addr) {
 	if !local.IsValid() {
 		return
 	}
+	s, err := g.netstack()
+	if err != nil {
+		return
+	}
 	answered := make(chan struct{})
-	err := g.stack.GetLinkAddress(nicID, toTCPIP(a), toTCPIP(local), netProto(a), func(gvstack.LinkResolutionResult) { close(answered) })
-	if _, asked := err.(*tcpip.ErrWouldBlock); !asked {
+	terr := s.GetLinkAddress(nicID, toTCPIP(a), toTCPIP(local), netProto(a), func(gvstack.LinkResolutionResult) { close(answered) })
+	if _, asked := terr.(*tcpip.ErrWouldBlock); !asked {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
@@ -336,7 +340,11 @@ func (g *Gateway) find(ctx context.Context, a netip.Addr) {
 
 // connect opens a connection from an outside address to a container.
 func (g *Gateway) connect(ctx context.Context, wq *waiter.Queue, from, to netip.AddrPort) (tcpip.Endpoint, error) {
-	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, netProto(to.Addr()), wq)
+	s, err := g.netstack()
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	ep, terr := s.NewEndpoint(tcp.ProtocolNumber, netProto(to.Addr()), wq)
 	if terr != nil {
 		return nil, fmt.Errorf("connect to %s: %s", to, terr)
 	}
