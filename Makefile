@@ -17,10 +17,11 @@ export CGO_ENABLED := 0
 VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 
 TOOL := $(GO) tool -modfile=tools/tools.mod
-# The tests of the real kernel stand apart: they build a network of namespaces and take minutes.
-UNIT := $(GO) list ./... | grep -v '/rootless-tests$$'
+# The tests of the real kernel stand apart: they build a network of namespaces and take minutes. So do counts of instructions, which
+# need valgrind, and are the same whatever the tests are built with.
+UNIT := $(GO) list ./... | grep -vE '/rootless-tests(/instructions)?$$'
 
-.PHONY: help build install uninstall demo test quick check fmt vet tidy staticcheck unit race rootless originals fuzz bench bench-plot bench-docs requirements clean
+.PHONY: help build install uninstall demo test quick check fmt vet tidy staticcheck unit race instructions rootless originals fuzz bench bench-plot bench-docs requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +80,10 @@ unit: ## unit tests
 race: ## unit tests under the race detector
 	$(GO) run ./rootless-tests/programs/provide race
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m $$($(UNIT))
+
+instructions: ## count the instructions of a packet's way, and compare with what they were
+	$(GO) run ./rootless-tests/programs/provide instructions
+	$(GO) test -count=1 -v -timeout 20m ./rootless-tests/instructions
 
 rootless: ## tests on the real kernel; start them as root, usernet itself runs as an ordinary user
 	$(GO) test -timeout 30m ./rootless-tests/

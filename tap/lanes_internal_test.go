@@ -99,5 +99,15 @@ func BenchmarkLanes(b *testing.B) {
 	}
 }
 
+// BenchmarkTake is what reading costs beside the system call, batches of 64 small frames.
+func BenchmarkTake(b *testing.B) {
+	s := newSimulated()
+	input := func([]l2.Frame) {}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.read(input, nil)
+	}
+}
+
 // page is what BenchmarkLanes works on.
 var page [4096]byte

@@ -14,12 +14,13 @@ step() { # step TITLE COMMAND...
 	printf '<== %s: %s, %d s\n' "$title" "$verdict" $((SECONDS - began))
 }
 
-step programs "$go" run ./rootless-tests/programs/provide race tests
+step programs "$go" run ./rootless-tests/programs/provide race instructions tests
 step format "$make" --no-print-directory fmt
 step vet "$make" --no-print-directory vet
 step staticcheck "$make" --no-print-directory staticcheck
 step unit "$make" --no-print-directory unit
 step race "$make" --no-print-directory race
+step instructions "$make" --no-print-directory instructions
 step rootless "$make" --no-print-directory rootless
 step fuzz "$make" --no-print-directory fuzz T="${FUZZTIME:-3s}"
 

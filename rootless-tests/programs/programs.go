@@ -20,15 +20,19 @@ type Purpose string
 
 // The purposes.
 const (
-	Race  Purpose = "race"  // the race detector, which links C
-	Tests Purpose = "tests" // rootless-tests
-	Bench Purpose = "bench" // rootless-tests/bench
+	Race         Purpose = "race"         // the race detector, which links C
+	Instructions Purpose = "instructions" // rootless-tests/instructions
+	Tests        Purpose = "tests"        // rootless-tests
+	Bench        Purpose = "bench"        // rootless-tests/bench
 )
 
 // needed has, for each purpose, programs and the packages they are in. A name that begins with a slash is a file.
 var needed = map[Purpose]map[string]string{
 	Race: {
 		"gcc": "gcc", "/usr/include/stdlib.h": "libc6-dev",
+	},
+	Instructions: {
+		"valgrind": "valgrind",
 	},
 	Tests: {
 		"cp": "coreutils", "cat": "coreutils", "ls": "coreutils",
@@ -88,6 +92,12 @@ func install(w io.Writer, missing []string, purposes []Purpose) error {
 		return fmt.Errorf("find programs: not installed: %s; install these packages, as root on Debian by `apt-get install %[1]s`", list)
 	}
 	fmt.Fprintln(w, "installing", list)
+	// go test ./... has several at it, and apt-get does not wait for another one.
+	lock, err := lockCache()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	run := func(dir, name string, args ...string) error {
 		c := exec.Command(name, args...)
 		c.Dir = dir
@@ -148,7 +158,7 @@ func extract(p string, run func(dir string, args ...string) error) error {
 func Missing(purposes ...Purpose) (packages []string, err error) {
 	for _, purpose := range purposes {
 		if needed[purpose] == nil {
-			return nil, fmt.Errorf("find programs: no purpose %q; there are %s, %s and %s", purpose, Race, Tests, Bench)
+			return nil, fmt.Errorf("find programs: no purpose %q; there are %s, %s, %s and %s", purpose, Race, Instructions, Tests, Bench)
 		}
 		for program, p := range needed[purpose] {
 			if !found(program) && !slices.Contains(packages, p) {

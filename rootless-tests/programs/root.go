@@ -50,18 +50,12 @@ func provideRoot(w io.Writer) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("make %s: only root can unpack packages so that newuidmap works; run rootless-tests/programs/provide as root", Debian13)
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return err
-	}
-	lock, err := os.Create(cache + "/lock")
+	// Another run may be at it.
+	lock, err := lockCache()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	// Another run may be at it.
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
 	if haveRoot() {
 		return nil
 	}
@@ -78,6 +72,22 @@ func provideRoot(w io.Writer) error {
 		}
 	}
 	return os.Rename(a.root(), Debian13)
+}
+
+// lockCache waits until no other process installs or unpacks. Closing the file lets the next one.
+func lockCache() (*os.File, error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.Create(cache + "/lock")
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	return lock, nil
 }
 
 // elsewhere is an apt of its own below dir.

@@ -249,6 +249,7 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
+// BenchmarkResolve asks from several goroutines at once.
 func BenchmarkResolve(b *testing.B) {
 	tab := New[int](epoch, Options{})
 	for i := range uint32(64) {
@@ -259,6 +260,16 @@ func BenchmarkResolve(b *testing.B) {
 			tab.Resolve(mac(i % 64))
 		}
 	})
+}
+
+func BenchmarkFind(b *testing.B) {
+	tab := New[int](epoch, Options{})
+	for i := range uint32(64) {
+		tab.Map(epoch, mac(i), int(i), 4)
+	}
+	for i := uint32(0); b.Loop(); i++ {
+		tab.Resolve(mac(i % 64))
+	}
 }
 
 // What a refused frame of a MAC flood costs in a full table.
