@@ -93,7 +93,10 @@ func (b *bench) frames(fs ...l2.Frame) {
 }
 
 // netstackPackets is how many packets netstack has been given.
-func (b *bench) netstackPackets() uint64 { return stackOf(b.t, b.gw).Stats().NICs.Rx.Packets.Value() }
+func (b *bench) netstackPackets() uint64 {
+	s := stackOf(b.t, b.gw).Stats()
+	return s.NICs.Rx.Packets.Value() + s.TCP.ValidSegmentsReceived.Value()
+}
 
 // stackOf is the netstack of a gateway, made if need be.
 func stackOf(t testing.TB, g *Gateway) *gvstack.Stack {

@@ -29,8 +29,9 @@ type outbound struct {
 	device string
 }
 
-// dialHost connects to an address of the outside. The socket is non-blocking and the caller's.
-func dialHost(ctx context.Context, by outbound, to netip.AddrPort) (fd int, err error) {
+// dialHost connects to an address of the outside. The socket is non-blocking and the caller's. await is asked, where there is
+// something to wait for, for what ends the wait.
+func dialHost(await func() (context.Context, context.CancelFunc), by outbound, to netip.AddrPort) (fd int, err error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	family := uintptr(unix.AF_INET)
 	if to.Addr().Is6() {
@@ -42,7 +43,7 @@ func dialHost(ctx context.Context, by outbound, to netip.AddrPort) (fd int, err 
 	}
 	fd = int(s)
 	if err = by.bind(fd); err == nil {
-		err = connectSocket(ctx, fd, to)
+		err = connectSocket(await, fd, to)
 	}
 	if err == nil {
 		err = setHostOptions(fd)
@@ -55,7 +56,7 @@ func dialHost(ctx context.Context, by outbound, to netip.AddrPort) (fd int, err 
 }
 
 // connectSocket connects fd and waits until it is.
-func connectSocket(ctx context.Context, fd int, to netip.AddrPort) error {
+func connectSocket(await func() (context.Context, context.CancelFunc), fd int, to netip.AddrPort) error {
 	var a sockaddr
 	a.set(to)
 	errno := a.call(unix.SYS_CONNECT, fd)
@@ -66,6 +67,8 @@ func connectSocket(ctx context.Context, fd int, to netip.AddrPort) error {
 	case 0, unix.EISCONN:
 		return nil
 	case unix.EALREADY, unix.EINPROGRESS, unix.EINTR:
+		ctx, done := await()
+		defer done()
 		return awaitConnected(ctx, fd, &a)
 	}
 	return errno

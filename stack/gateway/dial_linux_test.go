@@ -10,6 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// until is a dial's wait that ends with ctx.
+func until(ctx context.Context) func() (context.Context, context.CancelFunc) {
+	return func() (context.Context, context.CancelFunc) { return context.WithCancel(ctx) }
+}
+
 // TestDialHost: connections come from the address that was asked for, and their port was left to connect.
 func TestDialHost(t *testing.T) {
 	for _, row := range []struct{ listen, from string }{
@@ -24,7 +29,7 @@ func TestDialHost(t *testing.T) {
 		if row.from != "" {
 			from = netip.MustParseAddr(row.from)
 		}
-		fd, err := dialHost(t.Context(), outbound{from: from}, l.Addr().(*net.TCPAddr).AddrPort())
+		fd, err := dialHost(until(t.Context()), outbound{from: from}, l.Addr().(*net.TCPAddr).AddrPort())
 		if err != nil {
 			t.Fatalf("dial %s from %q: %v", row.listen, row.from, err)
 		}
@@ -66,7 +71,7 @@ func fullListener(t *testing.T) (fd int, to netip.AddrPort) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 16 {
-		c, err := dialHost(ended, outbound{}, to)
+		c, err := dialHost(until(ended), outbound{}, to)
 		if errors.Is(err, context.Canceled) {
 			return fd, to
 		}
@@ -86,7 +91,7 @@ func TestDialWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(chan error, 1)
 	go func() {
-		_, err := dialHost(ctx, outbound{}, to)
+		_, err := dialHost(until(ctx), outbound{}, to)
 		got <- err
 	}()
 	cancel()
@@ -94,7 +99,7 @@ func TestDialWaits(t *testing.T) {
 		t.Errorf("dial that is cancelled: %v", err)
 	}
 	go func() {
-		fd, err := dialHost(t.Context(), outbound{}, to)
+		fd, err := dialHost(until(t.Context()), outbound{}, to)
 		if err == nil {
 			closeSocket(fd)
 		}
@@ -125,10 +130,10 @@ func TestDialRefused(t *testing.T) {
 	}
 	to := l.Addr().(*net.TCPAddr).AddrPort()
 	l.Close()
-	if _, err := dialHost(t.Context(), outbound{}, to); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, err := dialHost(until(t.Context()), outbound{}, to); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("dial a closed port: %v, want refused", err)
 	}
-	if _, err := dialHost(t.Context(), outbound{device: "no-such-device"}, to); !errors.Is(err, unix.ENODEV) {
+	if _, err := dialHost(until(t.Context()), outbound{device: "no-such-device"}, to); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("dial by an interface that is not there: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	gvlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/drop"
@@ -141,6 +142,8 @@ type Gateway struct {
 	echoes     *ip.Limiters // pings to our own addresses
 
 	syns           synQuotes
+	workers        synWorkers
+	answers        answers // SYN-ACKs that wait for their ACK
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container
@@ -179,6 +182,8 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.carriers.processors, g.carriers.most = sys.Processors, sys.MostProcessors()
 	g.acks.g = g
+	g.workers.g, g.workers.requests = g, make(chan *tcp.ForwarderRequest)
+	g.answers.g = g
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -218,6 +223,7 @@ func (g *Gateway) Close() error {
 	g.cancel()
 	s := g.stack.seal()
 	g.carriers.stop()
+	g.answers.stop()
 	g.wg.Wait()
 	g.reasm.close()
 	g.acks.close()

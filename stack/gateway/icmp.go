@@ -31,7 +31,7 @@ func (g *Gateway) inputICMP(f *l2.Frame, p *ip.Packet) {
 		case g.own[p.Dst] && !g.echoes.Allow(time.Now(), p.MAC):
 			g.drops.Add(drop.ICMPLimit)
 		case g.own[p.Dst]:
-			g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
+			g.link.inject(f, netProto(p.Src), p.Data, 0, len(p.Data))
 		case p.Group || p.Dst.IsMulticast():
 			g.drops.Add(drop.NotForUs) // no smurf
 		case g.svc.Ping != nil:
@@ -82,7 +82,7 @@ func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
 		g.drops.Add(drop.ICMPUnmatched)
 		return
 	}
-	g.link.inject(f, netProto(p.Src), p.Data, len(p.Data))
+	g.link.inject(f, netProto(p.Src), p.Data, 0, len(p.Data))
 }
 
 // icmpError answers p with an ICMP error from the gateway's address.

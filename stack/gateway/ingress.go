@@ -124,6 +124,9 @@ func (g *Gateway) inputFrame(f *l2.Frame, p *ip.Packet) {
 	g.reasm.Release(whole)
 }
 
+// limitedBroadcast is every station of the link (RFC 919).
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // admit refuses, without an answer, what is for a loopback address other than the resolver's, IPv6 where the Network
 // has none, and in a Network without a gateway all but what is for the resolver.
 func (g *Gateway) admit(p *ip.Packet) drop.Reason {
@@ -206,7 +209,20 @@ func (g *Gateway) inputTCP(f *l2.Frame, p *ip.Packet) {
 		}
 	}
 	headers := p.HdrLen + offset
-	g.link.inject(f, netProto(p.Src), p.Data, headers)
+	network := 0
+	if bare(p) {
+		network = p.HdrLen
+	}
+	g.link.inject(f, netProto(p.Src), p.Data, network, headers)
+}
+
+// bare reports whether the IP header of a packet for one station has no options and no extension headers, so that all there is
+// to say about it is said.
+func bare(p *ip.Packet) bool {
+	if p.Is6() {
+		return p.HdrLen == ip.HeaderLen6 && !p.Dst.Is4In6()
+	}
+	return p.HdrLen == ip.HeaderLen4 && p.Dst != limitedBroadcast
 }
 
 func (g *Gateway) inputUDP(p *ip.Packet) {

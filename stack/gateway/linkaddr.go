@@ -57,7 +57,7 @@ func (g *Gateway) inputARP(f *l2.Frame) {
 // inputAnswer is told where an address lives. Only netstack may have asked.
 func (g *Gateway) inputAnswer(f *l2.Frame, proto tcpip.NetworkProtocolNumber, b []byte) {
 	if g.stack.known.Load() != nil {
-		g.link.inject(f, proto, b, len(b))
+		g.link.inject(f, proto, b, 0, len(b))
 	}
 }
 

@@ -105,7 +105,7 @@ func (g *Gateway) setUp(s *gvstack.Stack, routes []tcpip.Route) error {
 	s.SetPromiscuousMode(nicID, true)
 	s.SetSpoofing(nicID, true)
 	s.SetRouteTable(routes)
-	fwd := tcp.NewForwarder(s, initialWindow, totalHandshakes+1024, g.handleSYN)
+	fwd := tcp.NewForwarder(s, initialWindow, totalHandshakes+1024, g.workers.handle)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	for _, a := range g.addrs {
 		pa := tcpip.ProtocolAddress{Protocol: netProto(a), AddressWithPrefix: tcpip.AddressWithPrefix{Address: toTCPIP(a), PrefixLen: a.BitLen()}}

@@ -86,28 +86,20 @@ func setTCPOptions(s *gvstack.Stack) error {
 }
 
 // handleSYN decides about a SYN that matches no connection: policy, limits, dial, and only then the
-// SYN-ACK, so that "refused" means refused. It runs on a goroutine netstack started for it.
+// SYN-ACK, so that "refused" means refused. It runs on a goroutine of synWorkers.
 func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	src := netip.AddrPortFrom(toNetip(id.RemoteAddress), id.RemotePort)
 	dst := netip.AddrPortFrom(toNetip(id.LocalAddress), id.LocalPort)
-	quote := g.syns.take(src, dst)
-	if !g.enter() {
-		r.Complete(false)
-		return
-	}
-	defer g.wg.Done()
-
 	v := g.cfg.Policy.Check(protoTCP, dst)
 	if !v.Allow {
 		g.drops.Add(drop.PolicyDenied)
-		g.deny(r, src, dst, quote)
+		g.deny(r, src, dst)
 		return
 	}
-	ctx, cancel := context.WithCancel(g.ctx)
-	defer cancel()
 	container := g.Station(src.Addr())
-	slot, ok := g.handshakes.admit(owner{g, container}, g.handshakeLimit, cancel)
+	a := &attempt{g: g}
+	slot, ok := g.handshakes.admit(owner{g, container}, g.handshakeLimit, a.giveUp)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
 		r.Complete(false) // silent: the client's retransmission may find a slot
@@ -121,16 +113,16 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		return
 	}
 	fl, err := g.newFlow(container, func() (int, error) {
-		return g.dial(ctx, netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
+		return g.dial(a, netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
 	})
 	if err != nil {
 		g.endFlow(container)
-		g.refuse(r, src, dst, quote, err)
+		g.refuse(r, src, dst, err)
 		return
 	}
-	ep, terr := acknowledge(ctx, r, &fl.wq)
+	ep, err := a.acknowledge(r, &fl.wq)
 	r.Complete(false)
-	if terr != nil {
+	if err != nil {
 		g.endFlow(container)
 		resetSocket(fl.fd)
 		return
@@ -156,37 +148,15 @@ func (g *Gateway) newFlow(container l2.MAC, open func() (fd int, err error)) (*f
 
 // deny answers a SYN the policy does not let through: with a reset, so that the container need not wait, or as
 // spec.Policy.HostUnreachable wants it.
-func (g *Gateway) deny(r *tcp.ForwarderRequest, src, dst netip.AddrPort, quote []byte) {
-	if !g.cfg.Spec.Policy.HostUnreachable || !g.own[dst.Addr()] || quote == nil {
-		r.Complete(true)
-		return
-	}
-	r.Complete(false)
-	g.synError(src, dst, quote, ip.NetUnreachable)
-}
-
-// acknowledge sends the SYN-ACK and waits for the container's ACK, until handshakeTimeout has passed or
-// ctx ends.
-func acknowledge(ctx context.Context, r *tcp.ForwarderRequest, wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	returned := make(chan struct{})
-	defer close(returned)
-	stop := context.AfterFunc(ctx, func() {
-		// CreateEndpoint gives up at an event it waits for. It may not wait yet when the first one comes.
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			wq.Notify(waiter.WritableEvents)
-			select {
-			case <-tick.C:
-			case <-returned:
-				return
-			}
+func (g *Gateway) deny(r *tcp.ForwarderRequest, src, dst netip.AddrPort) {
+	if g.cfg.Spec.Policy.HostUnreachable && g.own[dst.Addr()] {
+		if quote := g.syns.take(src, dst); quote != nil {
+			r.Complete(false)
+			g.synError(src, dst, quote, ip.NetUnreachable)
+			return
 		}
-	})
-	defer stop()
-	return r.CreateEndpoint(wq)
+	}
+	r.Complete(true)
 }
 
 // enter counts a goroutine that is not ours to start, unless the gateway is closing.
@@ -201,7 +171,7 @@ func (g *Gateway) enter() bool {
 }
 
 // dial opens a connection from the host, from the configured outbound address and interface where there are any.
-func (g *Gateway) dial(ctx context.Context, to netip.AddrPort, mapped bool) (fd int, err error) {
+func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped bool) (fd int, err error) {
 	by := outbound{g.cfg.Spec.Outbound4, g.cfg.Spec.OutboundDevice4}
 	if to.Addr().Is6() {
 		by = outbound{g.cfg.Spec.Outbound6, g.cfg.Spec.OutboundDevice6}
@@ -210,8 +180,10 @@ func (g *Gateway) dial(ctx context.Context, to netip.AddrPort, mapped bool) (fd 
 		by = outbound{} // the host itself cannot be reached from an outside address or interface
 	}
 	if g.cfg.Dial == nil {
-		return dialHost(ctx, by, to)
+		return dialHost(a.context, by, to)
 	}
+	ctx, done := a.context()
+	defer done()
 	c, err := g.cfg.Dial(ctx, "tcp", by.from, to)
 	if err != nil {
 		return -1, err
@@ -221,17 +193,17 @@ func (g *Gateway) dial(ctx context.Context, to netip.AddrPort, mapped bool) (fd 
 
 // refuse tells the container why its connection failed, in the terms its kernel turns into the same
 // errno the dial had here.
-func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, quote []byte, err error) {
+func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, err error) {
 	switch {
 	case errors.Is(err, syscall.EHOSTUNREACH):
 		r.Complete(false)
-		g.synError(src, dst, quote, ip.HostUnreachable)
+		g.synError(src, dst, g.syns.take(src, dst), ip.HostUnreachable)
 	case errors.Is(err, syscall.ENETUNREACH):
 		r.Complete(false)
-		g.synError(src, dst, quote, ip.NetUnreachable)
+		g.synError(src, dst, g.syns.take(src, dst), ip.NetUnreachable)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		r.Complete(false)
-		g.synError(src, dst, quote, ip.AdminProhibited)
+		g.synError(src, dst, g.syns.take(src, dst), ip.AdminProhibited)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
 		errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		// Silence outside is silence inside: the container's kernel retransmits and times out.
