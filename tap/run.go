@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -95,6 +96,10 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 			idle()
 		}
 		sys.Linger(taken)
+		if alone && taken <= smallFrame {
+			// Netstack and the carrier bring it to the host's socket before that look, which mostly finds nothing.
+			runtime.Gosched()
+		}
 		if full {
 			// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
 			sys.Yield()

@@ -151,5 +151,8 @@ func linger() {
 		}
 		asked = false
 		_ = l.look.Read(ask)
+		// Those for whom the look found something come first: what follows is two system calls, of which they would wait for
+		// both in each half of a round trip (0.91 of a trip, medians of 24, taking turns).
+		runtime.Gosched()
 	}
 }
