@@ -145,7 +145,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.BoolVar(&o.quick, "quick", false, "one short round, fewer idle connections and start-ups")
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a floor is missed or not measured")
-	fs.IntVar(&o.repeat, "repeat", 0, "rounds, of which the median counts (default 3, quick 1)")
+	fs.IntVar(&o.repeat, "repeat", 0, "rounds, of which the median counts (default 5, quick 1)")
 	mtus := fs.String("mtu", "1500,65520", "MTUs of the containers")
 	subjects := fs.String("subjects", "loopback,relay,usernet,slirp4netns,pasta,gvisor-tap-vsock,podman", "what to measure")
 	fs.StringVar(&o.usernet, "usernet", "", "usernet binary to measure (default: built from this module)")
@@ -180,7 +180,7 @@ func (o *options) defaults() {
 	d := struct {
 		repeat, idle, startUps int
 		window                 time.Duration
-	}{3, 10000, 41, time.Second}
+	}{5, 10000, 41, time.Second}
 	if o.quick {
 		d.repeat, d.idle, d.startUps, d.window = 1, 2000, 11, 300*time.Millisecond
 	}

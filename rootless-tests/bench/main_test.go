@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"reflect"
 	"slices"
 	"testing"
@@ -30,6 +31,32 @@ func TestParseOptions(t *testing.T) {
 		if _, err := parseOptions(bad); err == nil {
 			t.Errorf("parseOptions(%q) succeeds", bad)
 		}
+	}
+}
+
+// What fails is tried again in the next round, and then no more; what worked in between stays, and other steps go on.
+func TestGivesUp(t *testing.T) {
+	tries := 0
+	fails := step{name: "stream up", fails: report.StreamUp, run: func(*meter, *sandbox) (map[report.Measure]float64, error) {
+		if tries++; tries == 2 {
+			return map[report.Measure]float64{report.StreamUp: 3}, nil
+		}
+		return nil, errors.New("no progress")
+	}}
+	works := step{name: "stream down", fails: report.StreamDown, run: func(*meter, *sandbox) (map[report.Measure]float64, error) {
+		return map[report.Measure]float64{report.StreamDown: 4}, nil
+	}}
+	m, s := &meter{result: &report.Result{}}, &sandbox{subject: report.Slirp, mtu: 1500}
+	for range 5 {
+		m.take(fails, s)
+		m.take(works, s)
+	}
+	want := []report.Figure{
+		{Subject: report.Slirp, MTU: 1500, Measure: report.StreamUp, Values: []float64{3}, Error: "given up after failing 2 times: no progress"},
+		{Subject: report.Slirp, MTU: 1500, Measure: report.StreamDown, Values: []float64{4, 4, 4, 4, 4}},
+	}
+	if !reflect.DeepEqual(m.result.Figures, want) || tries != 3 {
+		t.Errorf("after %d tries: %+v, want %+v", tries, m.result.Figures, want)
 	}
 }
 

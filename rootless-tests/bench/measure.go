@@ -142,10 +142,24 @@ func (m *meter) rounds() {
 	m.sandboxes = nil
 }
 
+// enough is how often a subject may fail at a step. A failure is mostly a wait of five to fifteen seconds for what does not come; one may be
+// an accident, and what failed twice would fail in every round.
+const enough = 2
+
 func (m *meter) take(st step, s *sandbox) {
+	if s.failures[st.name] == enough {
+		return
+	}
 	values, err := st.run(m, s)
 	if err != nil {
-		m.result.Fail(s.subject, s.mtu, st.fails, err.Error()+s.messages())
+		if s.failures == nil {
+			s.failures = map[string]int{}
+		}
+		why := err.Error() + s.messages()
+		if s.failures[st.name]++; s.failures[st.name] == enough {
+			why = fmt.Sprintf("given up after failing %d times: %s", enough, why)
+		}
+		m.result.Fail(s.subject, s.mtu, st.fails, why)
 	}
 	for measure, v := range values {
 		m.result.Add(s.subject, s.mtu, measure, v)

@@ -45,6 +45,8 @@ type sandbox struct {
 	name    string
 	pids    []int      // of the process that carries the bytes; none for the kernel
 	started []*process // last one first to be stopped
+	// failures counts, by the names of steps.
+	failures map[string]int
 }
 
 func (s *sandbox) String() string {

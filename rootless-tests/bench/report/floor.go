@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -18,12 +19,13 @@ const (
 type Against string
 
 const (
-	AgainstKernel Against = "loopback"
-	AgainstRelay  Against = "relay"
-	AgainstPeer   Against = "the better peer"
-	AgainstSlirp  Against = "slirp4netns"
-	AgainstPasta  Against = "pasta"
-	AgainstOne    Against = "one stream" // usernet's own
+	AgainstKernel = Against(Kernel)
+	AgainstRelay  = Against(Relay)
+	AgainstSlirp  = Against(Slirp)
+	AgainstPasta  = Against(Pasta)
+
+	AgainstPeer Against = "the better peer"
+	AgainstOne  Against = "one stream" // usernet's own
 )
 
 // oneStream is what AgainstOne compares with.
@@ -154,27 +156,19 @@ var verdictNames = [...]string{Missing: "MISSING", Pass: "PASS", Fail: "FAIL"}
 func (v Verdict) String() string { return verdictNames[v] }
 
 // Check says how usernet stands to f at mtu, and its ratio.
-func (r *Result) Check(f Floor, mtu int) (Verdict, float64) {
-	var to float64
+func (r *Result) Check(f Floor, mtu int) (Verdict, Ratio) {
+	to := r.of(Subject(f.Against), mtu, f.Measure)
 	switch f.Against {
-	case AgainstKernel:
-		to = r.Value(Kernel, mtu, f.Measure)
-	case AgainstRelay:
-		to = r.Value(Relay, mtu, f.Measure)
 	case AgainstPeer:
-		to = r.BetterPeer(mtu, f.Measure)
-	case AgainstSlirp:
-		to = r.Value(Slirp, mtu, f.Measure)
-	case AgainstPasta:
-		to = r.Value(Pasta, mtu, f.Measure)
+		to = r.of(r.BetterPeer(mtu, f.Measure), mtu, f.Measure)
 	case AgainstOne:
-		to = r.Value(Usernet, mtu, oneStream[f.Measure])
+		to = r.of(Usernet, mtu, oneStream[f.Measure])
 	}
-	ratio := r.Value(Usernet, mtu, f.Measure) / to
+	ratio := divide(r.of(Usernet, mtu, f.Measure), to)
 	switch {
-	case math.IsNaN(ratio) || math.IsInf(ratio, 0):
+	case math.IsNaN(ratio.Median) || math.IsInf(ratio.Median, 0):
 		return Missing, ratio
-	case keeps(f.Measure, ratio, f.Limit):
+	case keeps(f.Measure, ratio.Median, f.Limit):
 		return Pass, ratio
 	}
 	return Fail, ratio
@@ -193,7 +187,7 @@ func (r *Result) FloorTable(w io.Writer) (passed bool, err error) {
 			v, ratio := r.Check(f, at.mtu)
 			passed = passed && v == Pass
 			rows = append(rows, []string{definition(f.Measure).Title, "to " + string(f.Against),
-				number(ratio), fmt.Sprintf("%s %.1f", sign(f.Measure), f.Limit), v.String()})
+				cmp.Or(ratio.show(number), "–"), fmt.Sprintf("%s %.1f", sign(f.Measure), f.Limit), v.String()})
 		}
 		align(&b, rows)
 		b.WriteString("\n")

@@ -80,19 +80,47 @@ func TestBetterPeer(t *testing.T) {
 	r := sample()
 	for _, row := range []struct {
 		m    Measure
-		want float64
-	}{{StreamUp, 0.7}, {StreamDown, 1.8}, {RoundTrip, 46}, {StartUp, 25}} {
+		want Subject
+	}{{StreamUp, Slirp}, {StreamDown, Slirp}, {RoundTrip, Slirp}, {StartUp, Pasta}, {UDPTrip, ""}} {
 		if got := r.BetterPeer(1500, row.m); got != row.want {
-			t.Errorf("the better peer's %s is %v, want %v", row.m, got, row.want)
+			t.Errorf("the better peer of %s is %q, want %q", row.m, got, row.want)
 		}
 	}
 	var one Result
 	one.Add(Pasta, 1500, StreamUp, 3)
-	if got := one.BetterPeer(1500, StreamUp); got != 3 {
-		t.Errorf("one peer alone: %v", got)
+	one.Fail(Slirp, 1500, StreamUp, "down")
+	if got := one.BetterPeer(1500, StreamUp); got != Pasta {
+		t.Errorf("one peer alone: %q", got)
 	}
-	if got := (&Result{}).BetterPeer(1500, StreamUp); !math.IsNaN(got) {
-		t.Errorf("without peers: %v", got)
+}
+
+// TestRatioIsOfRounds: what disturbs a round for both is not in the ratio, and where rounds are missing it is that of the medians.
+func TestRatioIsOfRounds(t *testing.T) {
+	for _, row := range []struct {
+		what              string
+		usernet, relay    []float64
+		median, low, high float64
+	}{
+		{"machine twice as slow in one round, three times in another", []float64{10, 5, 10, 3, 10}, []float64{20, 10, 25, 6, 10}, 0.5, 0.5, 0.5},
+		{"spread", []float64{1, 2, 3, 4, 5}, []float64{1, 1, 1, 1, 1}, 3, 2, 4},
+		{"one round", []float64{3}, []float64{4}, 0.75, math.NaN(), math.NaN()},
+		{"a round is missing", []float64{10, 20, 30}, []float64{5, 40}, 20 / 22.5, math.NaN(), math.NaN()},
+		{"a zero", []float64{10, 20, 30}, []float64{0, 10, 10}, 2, math.NaN(), math.NaN()},
+		{"nothing", nil, nil, math.NaN(), math.NaN(), math.NaN()},
+	} {
+		got := divide(&Figure{Values: row.usernet}, &Figure{Values: row.relay})
+		for _, v := range [][2]float64{{got.Median, row.median}, {got.Low, row.low}, {got.High, row.high}} {
+			if v[0] != v[1] && !(math.IsNaN(v[0]) && math.IsNaN(v[1])) {
+				t.Errorf("%s: %+v, want %v (%v to %v)", row.what, got, row.median, row.low, row.high)
+				break
+			}
+		}
+	}
+	if got := divide(nil, &Figure{Values: []float64{1}}); !math.IsNaN(got.Median) || got.show(number) != "" {
+		t.Errorf("of nothing: %+v", got)
+	}
+	if got := (Ratio{1.236, 1.1, 1.333}).show(hundredths); got != "1.24 (1.10–1.33)" {
+		t.Errorf("shown as %q", got)
 	}
 }
 

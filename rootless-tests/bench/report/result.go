@@ -76,28 +76,34 @@ func (r *Result) find(s Subject, mtu int, m Measure) *Figure {
 	return nil
 }
 
+// of is the figure of s at mtu, or of s where the MTU makes no difference; nil when there is none.
+func (r *Result) of(s Subject, mtu int, m Measure) *Figure {
+	if f := r.find(s, mtu, m); f != nil {
+		return f
+	}
+	return r.find(s, 0, m)
+}
+
 // Value is the median of s at mtu, or of s where the MTU makes no difference; NaN when nothing was measured.
 func (r *Result) Value(s Subject, mtu int, m Measure) float64 {
-	f := r.find(s, mtu, m)
-	if f == nil {
-		f = r.find(s, 0, m)
-	}
+	f := r.of(s, mtu, m)
 	if f == nil {
 		return math.NaN()
 	}
 	return stats.Median(f.Values)
 }
 
-// BetterPeer is the better value of the other programs; NaN when there is none.
-func (r *Result) BetterPeer(mtu int, m Measure) float64 {
+// BetterPeer is the one of the other programs whose value is the best; none has a value when it is the empty Subject.
+func (r *Result) BetterPeer(mtu int, m Measure) (better Subject) {
 	best := math.NaN()
 	for _, s := range peers {
 		v := r.Value(s, mtu, m)
-		if math.IsNaN(best) || (v > best) == bool(definition(m).Better) && !math.IsNaN(v) && v != best {
-			best = v
+		if math.IsNaN(v) || !math.IsNaN(best) && (v == best || (v > best) != bool(definition(m).Better)) {
+			continue
 		}
+		best, better = v, s
 	}
-	return best
+	return better
 }
 
 // Has tells whether any of these was measured of s, or tried.

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -13,7 +14,7 @@ import (
 // Table writes the medians, one table for each MTU, with usernet's ratio to the relay and to the better peer.
 func (r *Result) Table(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v\n",
+	fmt.Fprintf(&b, "%s, %d CPUs, kernel %s; medians of %d rounds of %v; ratios within a round, their median (and quartiles)\n",
 		r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Rounds, r.Window)
 	for _, name := range []string{"usernet", "slirp4netns", "pasta", "rootlesskit", "podman", "podman 5", "netavark", "aardvark-dns", "iperf3"} {
 		if v := r.Versions[name]; v != "" {
@@ -64,7 +65,7 @@ func (r *Result) rows(mtu int, of []Definition) [][]string {
 		if !any {
 			continue
 		}
-		row = append(row, r.ratio(d, mtu, r.Value(Relay, mtu, d.Measure)), r.ratio(d, mtu, r.BetterPeer(mtu, d.Measure)))
+		row = append(row, r.ratio(d, mtu, Relay), r.ratio(d, mtu, r.BetterPeer(mtu, d.Measure)))
 		rows = append(rows, row)
 	}
 	return rows
@@ -79,7 +80,8 @@ func (r *Result) podmanRows() [][]string {
 		for _, pair := range [][2]Subject{{PodmanSlirp, PodmanAsSlirp}, {PodmanPasta, PodmanAsPasta}} {
 			original, ours := r.Value(pair[0], PodmanMTU, m), r.Value(pair[1], PodmanMTU, m)
 			any = any || !math.IsNaN(original) || !math.IsNaN(ours)
-			row = append(row, number(original), number(ours), number(ours/original))
+			ratio := divide(r.of(pair[1], PodmanMTU, m), r.of(pair[0], PodmanMTU, m))
+			row = append(row, number(original), number(ours), cmp.Or(ratio.show(hundredths), "–"))
 		}
 		if any {
 			rows = append(rows, row)
@@ -98,12 +100,12 @@ func (r *Result) scaleRows() (rows [][]string) {
 	return rows
 }
 
-func (r *Result) ratio(d Definition, mtu int, to float64) string {
-	v := r.Value(Usernet, mtu, d.Measure)
-	if !d.Ratio || math.IsNaN(v) || math.IsNaN(to) || to == 0 {
+// ratio is the cell of usernet's ratio to a subject.
+func (r *Result) ratio(d Definition, mtu int, to Subject) string {
+	if !d.Ratio {
 		return ""
 	}
-	return strconv.FormatFloat(v/to, 'f', 2, 64)
+	return divide(r.of(Usernet, mtu, d.Measure), r.of(to, mtu, d.Measure)).show(hundredths)
 }
 
 // number shows three significant digits, and all digits of what is larger.
