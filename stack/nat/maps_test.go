@@ -70,34 +70,6 @@ func TestMapsRefused(t *testing.T) {
 	}
 }
 
-// A protocol that is off reaches nothing, mapped or not; the others go on.
-func TestProtocolsOff(t *testing.T) {
-	all := []uint8{ip.TCP, ip.UDP, ip.ICMP, ip.ICMPv6}
-	for name, row := range map[string]struct {
-		set func(p *spec.Policy)
-		off []uint8
-	}{
-		"tcp":  {func(p *spec.Policy) { p.NoTCP = true }, []uint8{ip.TCP}},
-		"udp":  {func(p *spec.Policy) { p.NoUDP = true }, []uint8{ip.UDP}},
-		"icmp": {func(p *spec.Policy) { p.NoICMP = true }, []uint8{ip.ICMP, ip.ICMPv6}},
-	} {
-		n := mapped()
-		row.set(&n.Policy)
-		p := mustPolicy(t, n, nil)
-		for _, proto := range all {
-			want := true
-			for _, off := range row.off {
-				want = want && off != proto
-			}
-			for _, dst := range []string{"8.8.8.8:9", "169.254.1.3:9"} {
-				if got := p.Check(proto, netip.MustParseAddrPort(dst)).Allow; got != want {
-					t.Errorf("no %s: protocol %d to %s allowed: %v", name, proto, dst, got)
-				}
-			}
-		}
-	}
-}
-
 // With the host's own LAN on its link a container reaches it, but no other Network and nothing that is never let through.
 func TestAnyNeighbourPolicy(t *testing.T) {
 	n := privateNetwork()

@@ -56,7 +56,6 @@ type Policy struct {
 	noEgress           bool
 	anyNeighbour       bool
 	maps               []spec.AddrMap
-	closedProtos       [256]bool // by protocol number
 	reserved           *Reserved
 	refuse             []refused
 }
@@ -81,8 +80,6 @@ func NewPolicy(n spec.Network, r *Reserved) (*Policy, error) {
 		maps:         slices.Clone(n.Policy.Maps),
 		reserved:     r,
 	}
-	p.closedProtos[ip.TCP], p.closedProtos[ip.UDP] = n.Policy.NoTCP, n.Policy.NoUDP
-	p.closedProtos[ip.ICMP], p.closedProtos[ip.ICMPv6] = n.Policy.NoICMP, n.Policy.NoICMP
 	for _, m := range p.maps {
 		if err := checkMap(m); err != nil {
 			return nil, err
@@ -147,12 +144,13 @@ var metadataAddrs = [...]netip.Addr{
 }
 
 // Check says whether a container may send packets of the IP protocol proto to dst. The port is
-// looked at for TCP and UDP only, where port 0 is refused (RFC 6335 §6: it is reserved).
+// looked at for TCP and UDP only, where port 0 is refused (RFC 6335 §6: it is reserved). Protocols that the Network does not
+// have at all (NoTCP and the like) come no further than the gateway.
 func (p *Policy) Check(proto uint8, dst netip.AddrPort) Verdict {
 	if dst.Port() == 0 && (proto == ip.UDP || proto == ip.TCP) {
 		return Verdict{}
 	}
-	if p.noEgress || p.closedProtos[proto] {
+	if p.noEgress {
 		return Verdict{}
 	}
 	a := dst.Addr()
