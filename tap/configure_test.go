@@ -29,15 +29,11 @@ func TestKernelConfigure(t *testing.T) {
 	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
-	f, _, err := tap.Create("eth0", 1500, l2.MAC{2, 0, 0, 0, 0, 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	makeTAP(t)
 	var log bytes.Buffer
 	mac := l2.MAC{2, 0, 0, 0, 0, 2}
 	ns := netns.Namespace{Own: true, Log: slog.New(slog.NewTextHandler(&log, nil))}
-	err = ns.Configure([]plumb.Link{{
+	err := ns.Configure([]plumb.Link{{
 		Name: "eth0", MTU: 1400, MAC: mac,
 		Addr4: netip.MustParsePrefix("10.0.2.100/24"), Addr6: netip.MustParsePrefix("fd00::100/64"),
 		LinkLocal: []netip.Prefix{netip.MustParsePrefix("169.254.7.7/16"), netip.MustParsePrefix("fe80::7/64")},
@@ -120,11 +116,7 @@ func TestKernelConfigureIPv4Only(t *testing.T) {
 	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
-	f, _, err := tap.Create("eth0", 1500, l2.MAC{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	makeTAP(t)
 	if err := (netns.Namespace{}).Configure([]plumb.Link{{Name: "eth0", Addr4: netip.MustParsePrefix("10.0.2.100/24")}}, plumb.Routes{}); err != nil {
 		t.Fatal(err)
 	}
@@ -156,11 +148,7 @@ func TestKernelConfigureNoSysctls(t *testing.T) {
 	if !proctest.Inside(t, proctest.Network) {
 		return
 	}
-	f, _, err := tap.Create("eth0", 1500, l2.MAC{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	makeTAP(t)
 	const low = "ipv4/ip_unprivileged_port_start"
 	before, err := os.ReadFile("/proc/sys/net/" + low)
 	if err != nil {
@@ -175,4 +163,14 @@ func TestKernelConfigureNoSysctls(t *testing.T) {
 	if err != nil || strings.HasPrefix(string(now), "bbr") {
 		t.Errorf("congestion control %q, %v", now, err)
 	}
+}
+
+// makeTAP makes eth0 in the test's namespace, for as long as the test runs.
+func makeTAP(t *testing.T) {
+	t.Helper()
+	f, _, err := tap.Create("eth0", 1500, l2.MAC{2, 0, 0, 0, 0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
 }
