@@ -16,8 +16,8 @@ const (
 	gcPercentMany = 100
 	// fewNetworks is how many pay gcPercent; twice as many pay the half of it beyond gcPercentMany, and so on.
 	fewNetworks = 16
-	// memoryLimit is where the collector starts to work harder instead of growing: four times what 32 busy flows
-	// may buffer, 256 MiB.
+	// memoryLimit is where the collector starts to work harder instead of growing: four times what flows among few may
+	// buffer together, 256 MiB.
 	memoryLimit = 1 << 30
 
 	// trimNetworks is how many Networks it takes for their memory, 30 KiB each and 100 more where there was TCP, to be

@@ -33,8 +33,8 @@ const (
 	maxSend = 2 << 20
 	// minBuffer is what a flow has when thousands share the budget: 64 KiB is one TSO segment.
 	minBuffer = 64 << 10
-	// bufferBudget is what 32 flows may buffer together, in both directions. What a flow may is settled when it
-	// begins, so 2048 slow readers can make us hold 1 GiB.
+	// bufferBudget is shared by the flows, half for each direction: 32 have maxBuffer each way, of which they use maxSend towards the
+	// container. What a flow may is settled when it begins, so 2048 slow readers can make us hold 1 GiB.
 	bufferBudget = 256 << 20
 	// growBudget is what flows that turn out to need more than they began with may buffer beyond it: half the budget more.
 	// One stream beside 5000 idle flows had a quarter of its throughput without.
