@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 // TestSharedFlows: while the process has several P, flows in both directions are shared by as many goroutines, everything arrives
@@ -15,14 +17,15 @@ func TestSharedFlows(t *testing.T) {
 	t.Parallel()
 	const most, flows, size = 8, 24, 512 << 10
 	var p atomic.Int32
+	p.Store(1)
 	o := newOutside(t)
 	w := newWorld(t, withDial(o.dial))
 	w.gw.carriers.processors, w.gw.carriers.most = func() int { return int(p.Load()) }, most
+	carrier, err := w.gw.carriers.get()
+	if err != nil {
+		t.Fatal(err)
+	}
 	serving := func() int {
-		carrier, err := w.gw.carriers.get()
-		if err != nil {
-			t.Fatal(err)
-		}
 		carrier.mu.Lock()
 		defer carrier.mu.Unlock()
 		return carrier.serving
@@ -48,17 +51,22 @@ func TestSharedFlows(t *testing.T) {
 		}
 		all.Wait()
 	}
-	p.Store(1)
 	if round(); serving() != 1 {
 		t.Errorf("one P: %d goroutines serve", serving())
 	}
 	p.Store(most)
-	for range 20 { // they are more when two flows have news at the same time
-		if round(); serving() > 1 {
-			break
-		}
-	}
-	if n := serving(); n < 2 || n > most {
+	round()
+	waitFor(t, func() bool {
+		kept, other := carrier.two(t)
+		// Whoever serves the first is kept by its endpoint's lock, so somebody else has to serve the second.
+		ep := kept.ep.(*tcp.Endpoint)
+		ep.LockUser()
+		defer ep.UnlockUser()
+		carrier.ready(kept, newsContainerData)
+		carrier.ready(other, newsContainerData)
+		return serving() > 1
+	})
+	if n := serving(); n > most {
 		t.Errorf("%d P: %d goroutines serve", most, n)
 	}
 	p.Store(1)
@@ -71,4 +79,18 @@ func TestSharedFlows(t *testing.T) {
 		readFull(t, h, "x")
 		return serving() == 1
 	})
+}
+
+// two are any flows of the carrier.
+func (c *carrier) two(t *testing.T) (one, other *flow) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.flows {
+		if one != nil {
+			return one, f
+		}
+		one = f
+	}
+	t.Fatalf("%d flows, want two", len(c.flows))
+	return nil, nil
 }
