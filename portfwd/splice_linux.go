@@ -20,7 +20,7 @@ import (
 // One goroutine for each direction moves what has come from its source into a pipe, and from there to the other
 // socket, by splice(2): the kernel passes pages on and copies nothing. A direction that waits has no pipe; it takes one
 // when there is something and gives it back when there is nothing more (sys.Pipe), so an idle connection costs two
-// goroutines.
+// goroutines. One that streams waits for more than a little (gathering).
 //
 // What one side does, the other side sees:
 //
@@ -126,6 +126,7 @@ type pump struct {
 	n    int       // moved by the last fill
 	run  int       // moved since the last turn of others
 	err  error     // of the last call
+	more gathering // how the source is waited for
 }
 
 // pumpAll moves everything from src to dst and tells dst the end.
@@ -134,8 +135,9 @@ func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	var p pump
+	p := pump{more: gathering{from: from}}
 	defer p.release()
+	defer p.more.told() // ends its wait
 	fill, drain := p.fill, p.drain
 	for {
 		if err := from.Read(fill); err != nil {
@@ -162,6 +164,7 @@ func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
 
 // fill runs when the source may have something. It reports whether it got anything: data, the end, an error.
 func (p *pump) fill(fd uintptr) bool {
+	p.more.told()
 	if p.pipe == nil {
 		if p.pipe, p.err = sys.GetPipe(); p.err != nil {
 			return true
@@ -170,8 +173,10 @@ func (p *pump) fill(fd uintptr) bool {
 	p.n, p.err = p.pipe.Fill(fd)
 	if p.err == unix.EAGAIN {
 		p.release()
+		p.more.wait()
 		return false
 	}
+	p.more.add(fd, p.n)
 	return true
 }
 
