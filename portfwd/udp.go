@@ -61,6 +61,7 @@ func (u *udpServer) run(ctx context.Context) {
 		case err == nil:
 			b.reset()
 			u.receive(time.Now(), batch)
+			sys.Linger(batch.Bytes())
 			u.fw.batches.Put(batch)
 			continue
 		case errors.Is(err, net.ErrClosed):

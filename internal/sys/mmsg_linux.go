@@ -74,6 +74,14 @@ func (b *RecvBatch) Cap() int { return len(b.hdr) }
 // Len is how many the last receive brought.
 func (b *RecvBatch) Len() int { return b.n }
 
+// Bytes is how much payload the last receive brought, for Linger.
+func (b *RecvBatch) Bytes() (n int) {
+	for i := range b.hdr[:b.n] {
+		n += int(b.hdr[i].len)
+	}
+	return n
+}
+
 // Recv waits on the poller until there is a datagram, then receives what is there, up to Cap.
 // An error the socket holds for an earlier send (ECONNREFUSED and the like) is returned once.
 func (b *RecvBatch) Recv(rc syscall.RawConn) (int, error) {

@@ -59,6 +59,9 @@ func TestBatchRoundTrip(t *testing.T) {
 			if n != 5 || err != nil {
 				t.Fatalf("Recv = %d, %v", n, err)
 			}
+			if got, want := recv.Bytes(), 4*len("head0tail"); got != want {
+				t.Errorf("Bytes = %d, want %d", got, want)
+			}
 			for i := range n {
 				m := recv.Message(i)
 				want := fmt.Sprintf("head%dtail", i)
@@ -69,8 +72,8 @@ func TestBatchRoundTrip(t *testing.T) {
 					t.Errorf("message %d = %+v", i, m)
 				}
 			}
-			if _, err := recv.TryRecv(dst); err != unix.EAGAIN {
-				t.Errorf("TryRecv on an empty socket: %v", err)
+			if _, err := recv.TryRecv(dst); err != unix.EAGAIN || recv.Bytes() != 0 {
+				t.Errorf("TryRecv on an empty socket: %v, %d bytes", err, recv.Bytes())
 			}
 		})
 	}

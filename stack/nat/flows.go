@@ -303,6 +303,7 @@ func (s *flows) drain(f *flow, sock *socket, fd int) (more bool) {
 		n, err := rb.batch.RecvFD(fd)
 		if n > 0 {
 			s.deliver(f, rb, n)
+			sys.Linger(rb.batch.Bytes())
 			if n < rb.batch.Cap() {
 				return false
 			}
