@@ -44,11 +44,11 @@ type attempt struct {
 	cancel  context.CancelFunc // guarded by mu; of the dial, nil when it does not wait
 	wq      *waiter.Queue      // guarded by mu; of the endpoint that is answering
 
-	// Guarded by g.answers.mu.
-	prev, next *attempt
-	since      time.Time
-	listed     bool
+	elder elder // in g.answers
 }
+
+// aged ends the wait for an ACK that does not come.
+func (a *attempt) aged() { a.giveUp() }
 
 // context is what a dial waits by. The caller calls done after it.
 func (a *attempt) context() (ctx context.Context, done context.CancelFunc) {
@@ -88,7 +88,7 @@ func (a *attempt) acknowledge(r *tcp.ForwarderRequest, wq *waiter.Queue) (tcpip.
 	a.state, a.wq = answering, wq
 	a.mu.Unlock()
 	defer a.over()
-	if !a.g.answers.add(a) {
+	if !a.g.answers.add(&a.elder, a) {
 		return nil, context.Canceled
 	}
 	ep, err := r.CreateEndpoint(wq)
@@ -100,7 +100,7 @@ func (a *attempt) acknowledge(r *tcp.ForwarderRequest, wq *waiter.Queue) (tcpip.
 
 // over ends the wait for the ACK.
 func (a *attempt) over() {
-	a.g.answers.remove(a)
+	a.g.answers.remove(&a.elder)
 	a.mu.Lock()
 	a.state = attemptOver
 	a.mu.Unlock()
@@ -122,117 +122,6 @@ func (a *attempt) insist() {
 		}
 		a.wq.Notify(waiter.WritableEvents)
 		<-tick.C
-	}
-}
-
-// answers are the attempts of a gateway that wait for an ACK, the one that waits for longest first.
-type answers struct {
-	g *Gateway
-
-	mu          sync.Mutex
-	first, last *attempt    // guarded by mu
-	timer       *time.Timer // guarded by mu; nil before the first
-	ticks       bool        // guarded by mu; the timer runs
-	stopped     bool        // guarded by mu
-}
-
-// add notes that a waits from now on. It reports false when the gateway closes.
-func (l *answers) add(a *attempt) bool {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stopped {
-		return false
-	}
-	a.since, a.listed, a.prev = now, true, l.last
-	if l.last == nil {
-		l.first = a
-	} else {
-		l.last.next = a
-	}
-	l.last = a
-	l.armLocked(handshakeTimeout)
-	return true
-}
-
-func (l *answers) armLocked(d time.Duration) {
-	switch {
-	case l.ticks:
-		return
-	case l.timer == nil:
-		l.timer = time.AfterFunc(d, l.tick)
-	default:
-		l.timer.Reset(d)
-	}
-	l.ticks = true
-}
-
-// remove is called when a waits no more; it may be called again.
-func (l *answers) remove(a *attempt) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.removeLocked(a)
-}
-
-func (l *answers) removeLocked(a *attempt) {
-	if !a.listed {
-		return
-	}
-	a.listed = false
-	if a.prev == nil {
-		l.first = a.next
-	} else {
-		a.prev.next = a.next
-	}
-	if a.next == nil {
-		l.last = a.prev
-	} else {
-		a.next.prev = a.prev
-	}
-	a.prev, a.next = nil, nil
-}
-
-// tick gives up those that have waited for too long and comes back when the next one has. While connections succeed that is once
-// in handshakeTimeout, and an idle gateway's timer ends by itself.
-func (l *answers) tick() {
-	if !l.g.enter() {
-		return
-	}
-	defer l.g.wg.Done()
-	var late []*attempt
-	now := time.Now()
-	l.mu.Lock()
-	l.ticks = false
-	for l.first != nil {
-		a := l.first
-		if left := handshakeTimeout - now.Sub(a.since); left > 0 {
-			l.armLocked(left)
-			break
-		}
-		l.removeLocked(a)
-		late = append(late, a)
-	}
-	l.mu.Unlock()
-	for _, a := range late {
-		a.giveUp()
-	}
-}
-
-// stop gives all up, and those to come.
-func (l *answers) stop() {
-	l.mu.Lock()
-	l.stopped = true
-	if l.timer != nil {
-		l.timer.Stop()
-	}
-	var all []*attempt
-	for l.first != nil {
-		all = append(all, l.first)
-		l.removeLocked(l.first)
-	}
-	l.mu.Unlock()
-	for _, a := range all {
-		a.giveUp()
 	}
 }
 

@@ -106,15 +106,18 @@ func awaitConnected(ctx context.Context, fd int, a *sockaddr) error {
 	return nil
 }
 
-// setHostOptions: a relay has nothing to gain from Nagle's algorithm, and looks for peers that vanished.
+// setHostOptions: a relay has nothing to gain from Nagle's algorithm.
 func setHostOptions(fd int) error {
+	return errors.Join(inlineUrgent(fd), setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+}
+
+// keepSocketAlive has a connected socket look for a peer that vanished.
+func keepSocketAlive(fd int) error {
 	return errors.Join(
-		inlineUrgent(fd),
-		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-		setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
 		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepaliveIdle.Seconds())),
 		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepaliveInterval.Seconds())),
 		setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepaliveCount),
+		setsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
 	)
 }
 

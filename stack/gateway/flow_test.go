@@ -122,9 +122,10 @@ func fill(t *testing.T, to net.Conn, b byte) (sent int) {
 	}
 }
 
-// endpoint is the gateway's end of its only flow, with its options set.
+// endpoint is the gateway's end of its only flow, which has come of age.
 func (b *bench) endpoint() (ep tcpip.Endpoint) {
 	b.t.Helper()
+	b.gw.young.tick(time.Now().Add(keepaliveFrom))
 	waitFor(b.t, func() bool {
 		for _, te := range stackOf(b.t, b.gw).RegisteredEndpoints() {
 			e, ok := te.(tcpip.Endpoint)

@@ -143,7 +143,8 @@ type Gateway struct {
 
 	syns           synQuotes
 	workers        synWorkers
-	answers        answers // SYN-ACKs that wait for their ACK
+	answers        elders // attempts whose SYN-ACK waits for its ACK
+	young          elders // flows without keepalive
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container
@@ -183,7 +184,8 @@ func New(cfg Config) (*Gateway, error) {
 	g.carriers.processors, g.carriers.most = sys.Processors, sys.MostProcessors()
 	g.acks.g = g
 	g.workers.g, g.workers.requests = g, make(chan *tcp.ForwarderRequest)
-	g.answers.g = g
+	g.answers.g, g.answers.age = g, handshakeTimeout
+	g.young.g, g.young.age = g, keepaliveFrom
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -224,6 +226,7 @@ func (g *Gateway) Close() error {
 	s := g.stack.seal()
 	g.carriers.stop()
 	g.answers.stop()
+	g.young.stop()
 	g.wg.Wait()
 	g.reasm.close()
 	g.acks.close()

@@ -51,6 +51,7 @@ type flow struct {
 	g     *Gateway
 	owner l2.MAC        // who is charged
 	done  chan struct{} // nil, or closed when the flow is over
+	elder elder         // in g.young
 
 	// Guarded by c.mu.
 	next    *flow
@@ -94,6 +95,7 @@ const (
 	newsHostUrgent
 	newsHostEnd // FIN or an error
 	newsStart   // begin to watch the host socket
+	newsLasts   // it is of the age from which it has keepalive
 	newsKill    // reset both sides
 )
 
@@ -109,9 +111,13 @@ func (f *flow) start(ep tcpip.Endpoint) {
 	f.ep = ep
 	f.entry.Init(f, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	f.wq.EventRegister(&f.entry)
+	f.g.young.add(&f.elder, f)
 	// What came before goes out first: the server works on it meanwhile.
 	f.work(newsContainerData | newsStart)
 }
+
+// aged is told that the flow lasts.
+func (f *flow) aged() { f.work(newsLasts) }
 
 // NotifyEvent implements waiter.EventListener. netstack may hold the endpoint's lock.
 func (f *flow) NotifyEvent(m waiter.EventMask) {
@@ -148,6 +154,9 @@ func (f *flow) step(n news) (up, down int) {
 		f.kill()
 		return 0, 0
 	}
+	if n&newsLasts != 0 {
+		f.keepAlive()
+	}
 	if n&newsHostEnd != 0 {
 		f.hostEnd = true
 	}
@@ -170,6 +179,14 @@ func (f *flow) step(n news) (up, down int) {
 		f.finish()
 	}
 	return up, down
+}
+
+// keepAlive has both sides look for peers that vanished. f.mu is held.
+func (f *flow) keepAlive() {
+	keepAlive(f.ep)
+	if keepSocketAlive(f.fd) != nil { // no kernel refuses it to a connected socket
+		f.g.drops.Add(drop.SocketError)
+	}
 }
 
 // relayUp moves container to host. f.mu is held.
@@ -268,6 +285,7 @@ func (f *flow) close(socket func(fd int)) {
 	f.over = true
 	f.wq.EventUnregister(&f.entry)
 	f.c.forget(f)
+	f.g.young.remove(&f.elder)
 	f.dropBurst()
 	socket(f.fd)
 }
