@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,14 +25,15 @@ const attempts = 4
 
 // TestInstructions counts every row, and fails for those that have come to cost more. With -v it tells all counts.
 func TestInstructions(t *testing.T) {
-	dir := build(t)
-	for _, r := range rows {
+	dir, cpus := build(t), allowed(t)
+	for i, r := range rows {
+		on := machine{dir, cpus[i%len(cpus)]}
 		t.Run(r.what, func(t *testing.T) {
 			t.Parallel()
 			most := float64(r.cost) * r.slack
-			least := r.count(t, dir)
+			least := r.count(t, on)
 			for n := 1; least > most && n < attempts; n++ {
-				least = min(least, r.count(t, dir))
+				least = min(least, r.count(t, on))
 			}
 			t.Logf("%.0f instructions per %s, %+.1f %% of %d", least, r.unit, 100*(least/float64(r.cost)-1), r.cost)
 			if least > most {
@@ -62,10 +64,16 @@ const root = "../.."
 // more is how many times as many iterations the second run has.
 const more = 5
 
+// machine is where a row is counted.
+type machine struct {
+	programs string // the directory of the test programs
+	cpu      int
+}
+
 // count tells the instructions for a unit.
-func (r *row) count(t *testing.T, dir string) float64 {
+func (r *row) count(t *testing.T, on machine) float64 {
 	t.Helper()
-	few, many := r.run(t, dir, r.n), r.run(t, dir, more*r.n)
+	few, many := r.run(t, on, r.n), r.run(t, on, more*r.n)
 	cost, err := perUnit(few, many, (more-1)*r.n*r.units)
 	if err != nil {
 		t.Fatalf("%s in %s: %v", r.bench, r.pkg, err)
@@ -74,10 +82,10 @@ func (r *row) count(t *testing.T, dir string) float64 {
 }
 
 // run counts the instructions of a run of the benchmark.
-func (r *row) run(t *testing.T, dir string, iterations int) uint64 {
+func (r *row) run(t *testing.T, on machine, iterations int) uint64 {
 	t.Helper()
-	program := path.Join(dir, path.Base(r.pkg)+".test")
-	cmd := command(path.Join(root, r.pkg), settings, "valgrind", "--tool=cachegrind", "--cache-sim=no", "--branch-sim=no",
+	program := path.Join(on.programs, path.Base(r.pkg)+".test")
+	cmd := command(path.Join(root, r.pkg), settings, "taskset", "--cpu-list", strconv.Itoa(on.cpu), "valgrind", "--tool=cachegrind", "--cache-sim=no", "--branch-sim=no",
 		"--cachegrind-out-file=/dev/null", "--fair-sched=yes",
 		program, "-test.run=^$", "-test.bench="+r.bench, fmt.Sprintf("-test.benchtime=%dx", iterations), "-test.timeout=0")
 	if r.inside != "" {

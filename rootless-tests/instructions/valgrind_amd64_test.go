@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/usernet/usernet/internal/proctest"
 )
 
@@ -39,6 +41,21 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 		t.Fatalf("run %s: %v\n%s", cmd.Args, err, out)
 	}
 	return string(out)
+}
+
+// allowed are the CPUs that the test may use.
+func allowed(t *testing.T) (cpus []int) {
+	t.Helper()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := 0; len(cpus) < set.Count(); cpu++ {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus
 }
 
 // sum is the line with which cachegrind ends; newer versions of it have one blank in "I refs".

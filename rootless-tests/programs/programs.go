@@ -32,7 +32,7 @@ var needed = map[Purpose]map[string]string{
 		"gcc": "gcc", "/usr/include/stdlib.h": "libc6-dev",
 	},
 	Instructions: {
-		"valgrind": "valgrind",
+		"valgrind": "valgrind", "taskset": "util-linux",
 	},
 	Tests: {
 		"cp": "coreutils", "cat": "coreutils", "ls": "coreutils",
