@@ -25,11 +25,11 @@ func TestElders(t *testing.T) {
 		for i := range all {
 			all[i].start = time.Now()
 			l.add(&all[i].elder, &all[i])
-			time.Sleep(300 * time.Millisecond)
+			<-time.After(300 * time.Millisecond)
 		}
 		l.remove(&all[1].elder) // in the middle, of age in 100 ms
 		l.remove(&all[1].elder)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		synctest.Wait()
 		for i, want := range [][]time.Duration{{time.Second}, nil, {time.Second}, {time.Second}} {
 			if !slices.Equal(all[i].at, want) {
@@ -50,7 +50,7 @@ func TestEldersTurns(t *testing.T) {
 			all[i].start = time.Now()
 			l.add(&all[i].elder, &all[i])
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		for i := range all {
 			want := []time.Duration{time.Second + time.Duration(i/elderTurn)*elderPause}
@@ -71,7 +71,7 @@ func TestEldersStop(t *testing.T) {
 			t.Errorf("told %v and %v", a.at, b.at)
 		}
 		l.remove(&b.elder)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if len(a.at) != 1 {
 			t.Errorf("told %v", a.at)
