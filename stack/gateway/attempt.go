@@ -16,7 +16,8 @@ import (
 // A SYN keeps a goroutine until its connection is established or has failed: netstack's CreateEndpoint sends the SYN-ACK and
 // waits for the ACK. Nearly every attempt succeeds in less than a millisecond, so what is only for those that do not
 // is made when it is needed: a context for a dial that does not end at once, and for the ACK that does not come one timer for
-// all that wait. Of a connection's own CPU time that was a tenth.
+// all that wait. That was 15 of 121 allocations
+// of a connection.
 //
 //	dialling ──────► answering ──────► over
 //	   └──────────────────────────────►┘ refused, given up
@@ -126,7 +127,7 @@ func (a *attempt) insist() {
 }
 
 // synWorkers are the goroutines that handle SYNs. netstack starts one for each; what a SYN needs of stack, 8 KiB, is four times what a
-// goroutine begins with and is copied twice as it grows, 5 µs. So a few that are done stay, and take over from new ones.
+// goroutine begins with and is copied twice as it grows, 3 % of the CPU time of short connections. So a few that are done stay, and take over from new ones.
 type synWorkers struct {
 	g        *Gateway
 	requests chan *tcp.ForwarderRequest

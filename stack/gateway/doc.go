@@ -35,7 +35,7 @@
 // # Concurrency
 //
 // Output, EmitIP and WritePackets are called by many goroutines. No lock of ours is held across a
-// call into the bridge, netstack or the kernel. Goroutines: one per SYN while it is dialled, two of
+// call into the bridge, netstack or the kernel. Goroutines: one per SYN until it is answered (attempt.go), two of
 // the carrier, one for the name server's TCP listener; Close aborts and waits for all of them.
 //
 // # Standards
