@@ -16,8 +16,7 @@ import (
 // A SYN keeps a goroutine until its connection is established or has failed: netstack's CreateEndpoint sends the SYN-ACK and
 // waits for the ACK. Nearly every attempt succeeds in less than a millisecond, so what is only for those that do not
 // is made when it is needed: a context for a dial that does not end at once, and for the ACK that does not come one timer for
-// all that wait. That was 15 of 121 allocations
-// of a connection.
+// all that wait. That spares 15 of 121 allocations of a connection.
 //
 //	dialling ──────► answering ──────► over
 //	   └──────────────────────────────►┘ refused, given up
