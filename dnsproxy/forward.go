@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"os"
+	"io"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/usernet/usernet/stack/l2"
 )
 
 // replyBufs hold one datagram of an upstream each. We announce 1232 bytes; a longer one than
@@ -35,8 +38,33 @@ func (r result) final() bool {
 type try struct {
 	up   *upstream
 	msg  []byte
-	sock *os.File // nil until asked
-	over bool     // has given its result
+	sock socket // nil until asked
+	over bool   // has given its result
+}
+
+// socket is how one upstream is asked.
+type socket interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
+// dial begins to ask an upstream: in the Network, when it is a station there, else by the host.
+func (s *Server) dial(ctx context.Context, network string, to netip.AddrPort) (socket, error) {
+	if s.isInside(to.Addr()) {
+		return s.env.Inside(ctx, network, to)
+	}
+	if network == "tcp" {
+		return dialTCP(ctx, to)
+	}
+	return dialUDP(to)
+}
+
+// isInside reports whether a is a station of the Network, and not one that has the host's own address.
+func (s *Server) isInside(a netip.Addr) bool {
+	if s.env.Inside == nil || s.net.AnyNeighbour || !s.net.Subnet4.Contains(a) && !s.net.Subnet6.Contains(a) {
+		return false
+	}
+	return s.env.Station(a) != l2.MAC{}
 }
 
 // forward asks the upstreams until one gives an answer, and returns nil when none does in time.
@@ -111,7 +139,7 @@ func (s *Server) ask(ctx context.Context, f *flight, t *try, wg *sync.WaitGroup,
 	id := randomID()
 	t.msg = f.q.appendUpstream(nil, id)
 	s.flight.asked(f, id)
-	sock, err := dialUDP(t.up.addr)
+	sock, err := s.dial(ctx, "udp", t.up.addr)
 	if err != nil {
 		results <- result{t, nil}
 		return
@@ -128,7 +156,7 @@ func (s *Server) ask(ctx context.Context, f *flight, t *try, wg *sync.WaitGroup,
 
 // await reads sock until the answer to msg comes, and asks again over TCP when that is truncated.
 // What does not match is not an error: it may be forged, and the answer still come.
-func (s *Server) await(ctx context.Context, sock *os.File, up *upstream, msg []byte) []byte {
+func (s *Server) await(ctx context.Context, sock socket, up *upstream, msg []byte) []byte {
 	stop := context.AfterFunc(ctx, func() { sock.SetDeadline(time.Unix(1, 0)) })
 	defer sock.Close()
 	defer stop()
@@ -157,7 +185,7 @@ func (s *Server) await(ctx context.Context, sock *os.File, up *upstream, msg []b
 func (s *Server) askTCP(ctx context.Context, up *upstream, msg []byte) []byte {
 	ctx, cancel := context.WithTimeout(ctx, s.time.try)
 	defer cancel()
-	sock, err := dialTCP(ctx, up.addr)
+	sock, err := s.dial(ctx, "tcp", up.addr)
 	if err != nil {
 		return nil
 	}

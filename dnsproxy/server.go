@@ -53,6 +53,9 @@ type Env struct {
 	Directory *Directory
 	// Station says which station of the Network has an address, zero when none is known. It tells the clients apart.
 	Station func(netip.Addr) l2.MAC
+	// Inside begins a conversation over "udp" or "tcp" with a station of the Network: an upstream whose address is a station's is
+	// asked there, as a name server in a container is, and not by the host. It needs Station.
+	Inside func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)
 }
 
 // Config is what the Server answers from. It is inert JSON: control makes it, the datapath applies it.

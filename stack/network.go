@@ -83,7 +83,7 @@ func (h *Host) New(n spec.Network, o Options) (*Network, error) {
 	env := nat.Env{Emit: gw, Drops: &nw.drops, Log: o.Log, UDPSockets: h.udp, PingSockets: h.ping}
 	nw.udp = nat.NewUDP(env, policy, n)
 	nw.ping = nat.NewPing(env, policy, n)
-	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log, Directory: h.names, Station: gw.Station}, n)
+	nw.dns = dnsproxy.New(dnsproxy.Env{Drops: &nw.drops, Log: o.Log, Directory: h.names, Station: gw.Station, Inside: gw.DialInside}, n)
 	nw.publish = portfwd.NewForwarder(portfwd.Config{
 		Dialer: gw, Emit: gw, Gateway4: n.Gateway4, Gateway6: n.Gateway6,
 		Subnets: nw.linkSubnets(), Maps: n.Policy.Maps, MTU: n.MTU, Limits: publishLimits(h.descriptors), Drops: &nw.drops, Log: o.Log,

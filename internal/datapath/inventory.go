@@ -343,7 +343,10 @@ func (inv *Inventory) take(k key) (entry, bool) {
 		return entry{}, false
 	}
 	e, held := inv.entries[k]
-	delete(inv.entries, k)
+	if delete(inv.entries, k); len(inv.entries) == 0 {
+		// A map does not shrink, and these stay until the owners' time is over.
+		inv.entries, inv.networks = make(map[key]entry), make(map[string]entry)
+	}
 	return e, held
 }
 

@@ -137,6 +137,7 @@ type Gateway struct {
 	dnsAddrs []netip.Addr
 
 	neighbours neighbours
+	inside     inside
 	reasm      reassembly
 	icmpErrors *ip.Limiters
 	echoes     *ip.Limiters // pings to our own addresses

@@ -226,7 +226,7 @@ func bare(p *ip.Packet) bool {
 }
 
 func (g *Gateway) inputUDP(p *ip.Packet) {
-	_, port, ok := p.Ports()
+	src, port, ok := p.Ports()
 	if !ok {
 		g.drops.Add(drop.IPMalformed)
 		return
@@ -236,6 +236,9 @@ func (g *Gateway) inputUDP(p *ip.Packet) {
 		if g.svc.Autoconf == nil || !g.svc.Autoconf.Input(p) {
 			g.drops.Add(drop.PolicyDenied)
 		}
+		return
+	}
+	if g.own[p.Dst] && g.inputInside(p, src, port) {
 		return
 	}
 	if g.svc.Published != nil && g.svc.Published(p) {

@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gvstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/stack/spec"
@@ -82,7 +83,7 @@ func (g *Gateway) newStack() (*gvstack.Stack, error) {
 	sys.WithMostProcessors(func() {
 		s = gvstack.New(gvstack.Options{
 			NetworkProtocols:   protocols,
-			TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC},
+			TransportProtocols: []gvstack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol},
 		})
 	})
 	if err := g.setUp(s, routes); err != nil {
