@@ -134,12 +134,19 @@ func (m *meter) rounds() {
 				continue
 			}
 			progress(fmt.Sprintf("round %d of %d: %s", round+1, m.repeat, st.name))
-			for i := range m.sandboxes {
-				m.take(st, m.sandboxes[(i+round)%len(m.sandboxes)])
-			}
+			m.takeAll(st, round)
 		}
 	}
 	m.sandboxes = nil
+}
+
+// takeAll measures one thing on all sandboxes, in turns that another one begins each time.
+func (m *meter) takeAll(st step, round int) {
+	for turn := range st.turns {
+		for i := range m.sandboxes {
+			m.take(st, m.sandboxes[(i+round+turn)%len(m.sandboxes)])
+		}
+	}
 }
 
 // enough is how often a subject may fail at a step. A failure is mostly a wait of five to fifteen seconds for what does not come; one may be

@@ -112,11 +112,8 @@ func (t through) measure(dir string, o options, r *report.Result) (err error) {
 	}
 	for round := range o.repeat {
 		for _, st := range steps {
-			if !slices.Contains(throughSteps, st.name) {
-				continue
-			}
-			for i := range m.sandboxes {
-				m.take(st, m.sandboxes[(i+round)%len(m.sandboxes)])
+			if slices.Contains(throughSteps, st.name) {
+				m.takeAll(st, round)
 			}
 		}
 	}

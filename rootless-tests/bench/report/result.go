@@ -36,7 +36,7 @@ type Figure struct {
 	Subject Subject `json:"subject"`
 	MTU     int     `json:"mtu,omitempty"` // 0: the subject has none, or it makes no difference
 	Measure Measure `json:"measure"`
-	// Values are one for each round, in the unit of the Measure's Definition.
+	// Values are one for each round, or for each of its turns, in the unit of the Measure's Definition.
 	Values []float64 `json:"values,omitempty"`
 	Error  string    `json:"error,omitempty"` // the last one; there may be values of other rounds
 }
