@@ -53,6 +53,13 @@ func (p *Port) mine(ports *snapshot, a netip.Addr) bool {
 	return false
 }
 
+// mayProbe reports whether the port may ask whether anybody has a, in order to take it. Our own addresses it may ask for: it cannot
+// have them, and is told so (RFC 5227 §2.1.1, RFC 4862 §5.4.4).
+func (p *Port) mayProbe(ports *snapshot, a netip.Addr) bool {
+	q := ports.owner[a]
+	return q != nil && q.cfg.Trusted || p.mine(ports, a)
+}
+
 // ofStation reports whether a station can have a: no group has it, it is not a loopback address or one of the blocks
 // that kernels treat as they please (0/8, 240/4).
 func ofStation(a netip.Addr) bool {
@@ -128,10 +135,11 @@ func (p *Port) guardARP(ports *snapshot, f *l2.Frame) drop.Reason {
 		return drop.Loopback // a kernel with route_localnet answers for its loopback addresses
 	}
 	claimed := netip.AddrFrom4([4]byte(b[14:18]))
+	may := p.mine
 	if claimed == unspecified4 && op == arpRequest {
-		claimed = netip.AddrFrom4([4]byte(b[24:28]))
+		claimed, may = netip.AddrFrom4([4]byte(b[24:28])), p.mayProbe
 	}
-	if !p.mine(ports, claimed) {
+	if !may(ports, claimed) {
 		return drop.SrcIPSpoofed
 	}
 	return drop.None

@@ -147,10 +147,15 @@ func (p *Port) guardND(ports *snapshot, mac l2.MAC, src netip.Addr, msg []byte, 
 	}
 	// The target of an advertisement is a claim. That of a DAD probe is too: it would make a neighbour
 	// that is just probing for the address give it up (RFC 4862 §5.4.3).
-	if kind == icmp6NeighborAdv || kind == icmp6NeighborSol && src == unspecified6 {
-		if !p.mine(ports, netip.AddrFrom16([16]byte(msg[8:24]))) {
-			return drop.SrcIPSpoofed
-		}
+	var may func(*snapshot, netip.Addr) bool
+	switch {
+	case kind == icmp6NeighborAdv:
+		may = p.mine
+	case kind == icmp6NeighborSol && src == unspecified6:
+		may = p.mayProbe
+	}
+	if may != nil && !may(ports, netip.AddrFrom16([16]byte(msg[8:ndTargetEnd]))) {
+		return drop.SrcIPSpoofed
 	}
 	return guardNDOptions(mac, msg[options:], option)
 }

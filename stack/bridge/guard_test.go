@@ -134,6 +134,9 @@ func TestARP(t *testing.T) {
 		{"HC-05: gratuitous for the gateway, guest", "g", frames(gratuitous(g.MAC, gw.IP4)), refused(drop.SrcIPSpoofed)},
 		{"HC-05: reply for a neighbour", "a", frames(arp(packettest.ARPReply, a.MAC, b.IP4, gw.MAC, gw.IP4)), refused(drop.SrcIPSpoofed)},
 		{"HC-05: reply with a neighbour's MAC inside", "a", frames(fromMAC(arp(packettest.ARPReply, b.MAC, a.IP4, gw.MAC, gw.IP4), a.MAC)), refused(drop.SrcMACSpoofed)},
+		{"probe for the gateway's address", "a", frames(arp(packettest.ARPRequest, a.MAC, any4, l2.MAC{}, gw.IP4)), flooded("a", arp(packettest.ARPRequest, a.MAC, any4, l2.MAC{}, gw.IP4))},
+		{"probe for the name server's address, guest", "g", frames(arp(packettest.ARPRequest, g.MAC, any4, l2.MAC{}, dns4)), flooded("g", arp(packettest.ARPRequest, g.MAC, any4, l2.MAC{}, dns4))},
+		{"HC-05: request in the gateway's name", "a", frames(arp(packettest.ARPRequest, a.MAC, gw.IP4, l2.MAC{}, b.IP4)), refused(drop.SrcIPSpoofed)},
 		{"probe for a neighbour", "a", frames(arp(packettest.ARPRequest, a.MAC, any4, l2.MAC{}, b.IP4)), refused(drop.SrcIPSpoofed)},
 		{"reply from 0.0.0.0", "a", frames(arp(packettest.ARPReply, a.MAC, any4, b.MAC, a.IP4)), refused(drop.SrcIPSpoofed)},
 		{"reverse ARP", "a", frames(edited(arpFor(a, b), func(p []byte) { p[7] = 3 })), refused(drop.IPMalformed)},
@@ -176,7 +179,7 @@ func TestSourceIPv6(t *testing.T) {
 }
 
 func TestNeighborDiscovery(t *testing.T) {
-	llA := packettest.LinkLocal(a.MAC)
+	llA, llGw := packettest.LinkLocal(a.MAC), packettest.LinkLocal(gw.MAC)
 	group := packettest.AllNodes
 	ra := packettest.RA(a.MAC, llA, nets[1])
 	frag := func(offset uint16, more bool) []byte {
@@ -194,6 +197,8 @@ func TestNeighborDiscovery(t *testing.T) {
 		{"solicitation", "a", frames(packettest.NS(a.MAC, a.IP6, b.IP6)), flooded("a", packettest.NS(a.MAC, a.IP6, b.IP6))},
 		{"DAD", "a", frames(packettest.NS(a.MAC, any6, a.IP6)), flooded("a", packettest.NS(a.MAC, any6, a.IP6))},
 		{"DAD of a guest", "g", frames(packettest.NS(g.MAC, any6, g.IP6)), flooded("g", packettest.NS(g.MAC, any6, g.IP6))},
+		{"DAD for the gateway's address", "a", frames(packettest.NS(a.MAC, any6, gw.IP6)), flooded("a", packettest.NS(a.MAC, any6, gw.IP6))},
+		{"DAD for the gateway's link-local address, guest", "g", frames(packettest.NS(g.MAC, any6, llGw)), flooded("g", packettest.NS(g.MAC, any6, llGw))},
 		{"router solicitation", "a", frames(packettest.RS(a.MAC, llA)), flooded("a", packettest.RS(a.MAC, llA))},
 		{"advertisement", "a", frames(packettest.NA(a.MAC, a.IP6)), flooded("a", packettest.NA(a.MAC, a.IP6))},
 		{"HC-09: advertisement of a neighbour's address", "a", frames(packettest.ND(a.MAC, l2.MAC{}, a.IP6, group, 136, 1<<29, packettest.NA(b.MAC, b.IP6).L3[0][48:])), spoofed},

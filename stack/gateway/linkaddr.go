@@ -89,14 +89,33 @@ func (g *Gateway) inputSolicitation(p *ip.Packet, b []byte) {
 		return
 	}
 	target := netip.AddrFrom16([16]byte(b[8:length]))
+	from, known := sourceLinkAddr(b[length:])
 	switch {
-	case p.TTL != ndpHopLimit || b[1] != 0, p.Src.IsUnspecified() && !p.Dst.IsMulticast():
-		g.drops.Add(drop.IPMalformed) // RFC 4861 §7.1.1: not from this link, or by nobody to one station
+	case p.TTL != ndpHopLimit || b[1] != 0, !known, p.Src.IsUnspecified() && (from || !p.Dst.IsMulticast()):
+		// RFC 4861 §7.1.1: not from this link, or by nobody to one station or with a link address.
+		g.drops.Add(drop.IPMalformed)
 	case g.answersFor(p.Src, target):
 		g.advertise(p, target)
 	default:
 		g.drops.Add(drop.NotForUs)
 	}
+}
+
+// sourceLinkAddr reports whether the options of a solicitation have a link address among them; ok is false when they are not well-formed.
+func sourceLinkAddr(options []byte) (has, ok bool) {
+	const unit, sourceLinkAddr = 8, 1
+	for len(options) > 0 {
+		if len(options) < unit {
+			return has, false
+		}
+		n := int(options[1]) * unit
+		if n == 0 || n > len(options) {
+			return has, false
+		}
+		has = has || options[0] == sourceLinkAddr
+		options = options[n:]
+	}
+	return has, true
 }
 
 // advertise tells the sender of p that target lives at the gateway's link address (RFC 4861 §4.4); a sender that is about to take the
