@@ -35,8 +35,8 @@
 // # Concurrency
 //
 // Output, EmitIP and WritePackets are called by many goroutines. No lock of ours is held across a
-// call into the bridge, netstack or the kernel. Goroutines: one per SYN until it is answered (attempt.go), two of
-// the carrier, one for the name server's TCP listener; Close aborts and waits for all of them.
+// call into the bridge, netstack or the kernel. Goroutines: one per SYN until it is answered, of which a few stay for the next
+// (attempt.go), two or more of each carrier, one for each of the name server's TCP listeners; Close aborts and waits for all of them.
 //
 // # Standards
 //

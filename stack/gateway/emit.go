@@ -84,57 +84,54 @@ func (g *Gateway) Station(a netip.Addr) l2.MAC {
 // AddNeighbour tells the gateway where an address lives before it has sent anything.
 func (g *Gateway) AddNeighbour(a netip.Addr, m l2.MAC) {
 	g.neighbours.set(a, m)
-	g.tell(a, m)
+	g.tell(a)
 }
 
 // RemoveNeighbour forgets an address.
 func (g *Gateway) RemoveNeighbour(a netip.Addr) {
 	g.neighbours.remove(a)
-	g.untell(a)
+	g.tell(a)
 }
 
 // learn notes that a lives at m, for us and for netstack.
 func (g *Gateway) learn(a netip.Addr, m l2.MAC) {
 	news, gone := g.neighbours.learn(a, m)
 	if news {
-		g.tell(a, m)
+		g.tell(a)
 	}
 	for _, a := range gone {
-		g.untell(a)
+		g.tell(a)
 	}
 }
 
-// tell spares netstack the resolution, if there is a netstack. It would ask in the name of the address it speaks for
-// just then, a host of the outside, and few containers answer that.
-func (g *Gateway) tell(a netip.Addr, m l2.MAC) {
+// tell has netstack, if there is one, know of an address what is known now. That spares it the resolution: it would ask in the name of
+// the address it speaks for just then, a host of the outside, and few containers answer that.
+//
+// Several may tell of one address at a time, and the last to do so may be the one with the oldest news. So each looks again: who
+// comes last has then told what is known still.
+func (g *Gateway) tell(a netip.Addr) {
 	s := g.stack.known.Load()
 	if s == nil {
 		return
 	}
+	for m, ok := g.neighbours.lookup(a); ; {
+		g.tellNow(s, a, m, ok)
+		now, still := g.neighbours.lookup(a)
+		if now == m && still == ok {
+			return
+		}
+		m, ok = now, still
+	}
+}
+
+// tellNow tells netstack that a lives at m, or, if not ok, that nobody knows where.
+func (g *Gateway) tellNow(s *gvstack.Stack, a netip.Addr, m l2.MAC, ok bool) {
+	if !ok {
+		s.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
+		return
+	}
 	if err := s.AddStaticNeighbor(nicID, netProto(a), toTCPIP(a), tcpip.LinkAddress(m[:])); err != nil {
 		g.log.Warn("neighbour not added", "addr", a, "mac", m, "err", err.String())
-	}
-}
-
-// untell takes back what tell said.
-func (g *Gateway) untell(a netip.Addr) {
-	if s := g.stack.known.Load(); s != nil {
-		s.RemoveNeighbor(nicID, netProto(a), toTCPIP(a))
-	}
-}
-
-// tellAll tells a new netstack what is known. Meanwhile addresses come and go, which it is told too from now on, perhaps
-// before it is told here what was so before; so each is looked at again.
-func (g *Gateway) tellAll(s *gvstack.Stack) {
-	g.stack.known.Store(s)
-	for a, m := range g.neighbours.all() {
-		g.tell(a, m)
-		switch now, ok := g.neighbours.lookup(a); {
-		case !ok:
-			g.untell(a)
-		case now != m:
-			g.tell(a, now)
-		}
 	}
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -192,7 +193,10 @@ func New(cfg Config) (*Gateway, error) {
 	g.reasm.Drops = cfg.Drops
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.link = newLinkEndpoint(g)
-	g.chooseAddresses()
+	if err := g.chooseAddresses(); err != nil {
+		g.cancel()
+		return nil, fmt.Errorf("create gateway: %w", err)
+	}
 	return g, nil
 }
 

@@ -82,6 +82,10 @@ func (g *Gateway) inputError(f *l2.Frame, p *ip.Packet) {
 		g.drops.Add(drop.ICMPUnmatched)
 		return
 	}
+	if g.stack.known.Load() == nil { // there is no connection that it could be about
+		g.drops.Add(drop.ICMPUnmatched)
+		return
+	}
 	g.link.inject(f, netProto(p.Src), p.Data, 0, len(p.Data))
 }
 

@@ -30,7 +30,9 @@ import (
 // UDP, pings of the outside, DHCP, ARP and neighbour discovery of our own addresses do without.
 //
 // Whoever needs it calls netstack, which makes it once and lets others wait until it is complete: with its addresses, its listeners and
-// what is known of the neighbours. Close seals it: from then on none is made.
+// what is known of the neighbours. It stays until the gateway closes, whoever leaves the Network. Close seals it: from then on none is
+// made. That one cannot be made is not to be expected (New has looked at the addresses, and memory that is lacking ends a Go process);
+// then it is logged once, and segments are dropped and counted.
 type lazyStack struct {
 	once  sync.Once
 	stack *gvstack.Stack // written within once; nil: it could not be made, or sealed before
@@ -91,7 +93,10 @@ func (g *Gateway) newStack() (*gvstack.Stack, error) {
 		s.Wait()
 		return nil, fmt.Errorf("make netstack: %w", err)
 	}
-	g.tellAll(s)
+	g.stack.known.Store(s)
+	for a := range g.neighbours.all() { // those that come or go meanwhile it is told by whoever changes them
+		g.tell(a)
+	}
 	return s, nil
 }
 
@@ -145,8 +150,9 @@ func (g *Gateway) serveDNS(s *gvstack.Stack) error {
 }
 
 // chooseAddresses says at which addresses we answer, addrs, and at which of them the name server does, dnsAddrs. All but the
-// resolver's are own: nobody asks the link for that one, and it does not answer pings.
-func (g *Gateway) chooseAddresses() {
+// resolver's are own: nobody asks the link for that one, and it does not answer pings. An address that netstack would not take is
+// refused now, not with the first packet.
+func (g *Gateway) chooseAddresses() error {
 	n := &g.cfg.Spec
 	if g.has6() {
 		g.linkLL = LinkLocal(n.GatewayMAC)
@@ -166,13 +172,28 @@ func (g *Gateway) chooseAddresses() {
 	if n.Subnet4.IsValid() {
 		all, g.dnsAddrs = append(all, spec.LoopbackDNS), append(g.dnsAddrs, spec.LoopbackDNS)
 	}
-	g.dnsAddrs = slices.DeleteFunc(g.dnsAddrs, func(a netip.Addr) bool { return !a.IsValid() })
-	for _, a := range all {
-		if a.IsValid() && !slices.Contains(g.addrs, a) {
-			g.addrs = append(g.addrs, a)
-			g.own[a] = a != spec.LoopbackDNS
+	g.dnsAddrs = distinct(g.dnsAddrs)
+	g.addrs = distinct(all)
+	for _, a := range g.addrs {
+		switch {
+		case a.Is6() && !g.has6():
+			return fmt.Errorf("address %s: the network has no IPv6 subnet", a)
+		case a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "":
+			return fmt.Errorf("address %s is not that of a single station", a)
+		}
+		g.own[a] = a != spec.LoopbackDNS
+	}
+	return nil
+}
+
+// distinct returns the valid ones of some addresses, each once.
+func distinct(addrs []netip.Addr) (out []netip.Addr) {
+	for _, a := range addrs {
+		if a.IsValid() && !slices.Contains(out, a) {
+			out = append(out, a)
 		}
 	}
+	return out
 }
 
 // has6 reports whether the Network has IPv6.

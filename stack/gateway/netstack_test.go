@@ -12,7 +12,9 @@ import (
 
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/drop"
+	"github.com/usernet/usernet/stack/ip"
 	"github.com/usernet/usernet/stack/l2"
+	"github.com/usernet/usernet/stack/spec"
 )
 
 // made tells whether the gateway has a netstack.
@@ -32,6 +34,7 @@ func TestSilentNetwork(t *testing.T) {
 	b.send(
 		datagram("10.0.2.100:1000", "198.51.100.1:7"), datagram("10.0.2.100:1000", netip.AddrPortFrom(testNet.DNS4, 53).String()),
 		datagram("0.0.0.0:68", "255.255.255.255:67"), packettest.Echo(container4, outside, 1, 1, nil),
+		packettest.ICMP(container4, outside, 3, 4, 1000, packettest.TCP(ap(outside4), netip.AddrPortFrom(container4, 1000), packettest.ACK, 1, 1, nil)),
 	)
 	b.gw.AddNeighbour(other4, otherMAC)
 	b.gw.RemoveNeighbour(other4)
@@ -53,15 +56,28 @@ func TestSilentNetwork(t *testing.T) {
 
 // TestFirstPacket: the packet that makes the netstack is answered as any other.
 func TestFirstPacket(t *testing.T) {
-	for name, p := range map[string][]byte{
-		"a SYN to a port that is refused": packettest.TCP(netip.AddrPortFrom(container4, 1), ap(outside4), packettest.SYN, 1, 0, nil),
-		"a SYN to the name server":        packettest.TCP(netip.AddrPortFrom(container4, 1), netip.AddrPortFrom(testNet.DNS4, 53), packettest.SYN, 1, 0, nil),
-		"a ping of the gateway":           packettest.Echo(container4, testNet.Gateway4, 1, 1, nil),
+	container := netip.AddrPortFrom(container4, 1)
+	for name, tc := range map[string]struct {
+		packet []byte
+		flags  uint8 // of the answer, if that is TCP
+	}{
+		"a SYN to a port that is refused": {packettest.TCP(container, ap(outside4), packettest.SYN, 1, 0, nil), packettest.RST | packettest.ACK},
+		"a SYN to the name server": {
+			packettest.TCP(container, netip.AddrPortFrom(testNet.DNS4, 53), packettest.SYN, 1, 0, nil), packettest.SYN | packettest.ACK,
+		},
+		"a SYN to the resolver": {
+			packettest.TCP(container, netip.AddrPortFrom(spec.LoopbackDNS, 53), packettest.SYN, 1, 0, nil), packettest.SYN | packettest.ACK,
+		},
+		"a segment of a connection that is gone": {packettest.TCP(container, ap(outside4), packettest.ACK, 1, 1, nil), packettest.RST},
+		"a ping of the gateway":                  {packettest.Echo(container4, testNet.Gateway4, 1, 1, nil), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, withDial(refuseAll(make(chan netip.AddrPort, 1))))
-			b.send(p)
-			b.next("answer to "+name, func(segment) bool { return true })
+			b.send(tc.packet)
+			p := b.next("answer to "+name, func(segment) bool { return true })
+			if p.Proto == ip.TCP && p.Flags != tc.flags {
+				t.Errorf("answered with flags %#x, want %#x", p.Flags, tc.flags)
+			}
 			if !b.made() {
 				t.Error("answered without a netstack")
 			}
@@ -116,4 +132,64 @@ func TestNeighboursBefore(t *testing.T) {
 	if known[container4] != tcpip.LinkAddress(containerMAC[:]) {
 		t.Errorf("netstack has the container at %q", known[container4])
 	}
+}
+
+// TestNeighboursTold: however many tell of an address at a time, netstack ends up with what is known.
+func TestNeighboursTold(t *testing.T) {
+	b := newBench(t)
+	s := stackOf(t, b.gw)
+	a := netip.MustParseAddr("10.0.3.1")
+	for round := range 50 {
+		var changes sync.WaitGroup
+		for i := range 4 {
+			changes.Go(func() {
+				for n := range 20 {
+					if i == 0 && n%2 == 1 {
+						b.gw.RemoveNeighbour(a)
+					} else {
+						b.gw.AddNeighbour(a, l2.MAC{2, 3, 0, byte(round), byte(i), byte(n)})
+					}
+				}
+			})
+		}
+		changes.Wait()
+		want := tcpip.LinkAddress("")
+		if m, ok := b.gw.neighbours.lookup(a); ok {
+			want = tcpip.LinkAddress(m[:])
+		}
+		entries, err := s.Neighbors(nicID, netProto(a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := tcpip.LinkAddress("")
+		for _, e := range entries {
+			if toNetip(e.Addr) == a {
+				got = e.LinkAddr
+			}
+		}
+		if got != want {
+			t.Fatalf("round %d: netstack has the station at %q, want %q", round, got, want)
+		}
+	}
+}
+
+// TestAddressesRefused: an address that netstack would not take is refused when the gateway is made, not with the first packet.
+func TestAddressesRefused(t *testing.T) {
+	for name, change := range map[string]func(n *spec.Network){
+		"IPv6 without a subnet": func(n *spec.Network) { n.Subnet6 = netip.Prefix{} },
+		"a group":               func(n *spec.Network) { n.DNS4 = netip.MustParseAddr("224.0.0.1") },
+		"nobody":                func(n *spec.Network) { n.Gateway4 = netip.IPv4Unspecified() },
+		"IPv4-mapped":           func(n *spec.Network) { n.DNS6 = netip.MustParseAddr("::ffff:10.0.2.3") },
+	} {
+		n := testNet
+		change(&n)
+		if g, err := New(Config{Spec: n, Policy: mustPolicy(t, n)}); err == nil {
+			g.Close()
+			t.Errorf("%s: a gateway is made", name)
+		}
+	}
+	n := testNet // one address for all, and the resolver's own
+	n.DNS4, n.Gateway6 = spec.LoopbackDNS, n.DNS6
+	b := newBench(t, func(c *Config) { c.Spec = n })
+	stackOf(t, b.gw)
 }
