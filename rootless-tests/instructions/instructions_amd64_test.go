@@ -87,7 +87,7 @@ func (r *row) run(t *testing.T, on machine, iterations int) uint64 {
 	program := path.Join(on.programs, path.Base(r.pkg)+".test")
 	cmd := command(path.Join(root, r.pkg), settings, "taskset", "--cpu-list", strconv.Itoa(on.cpu), "valgrind", "--tool=cachegrind", "--cache-sim=no", "--branch-sim=no",
 		"--cachegrind-out-file=/dev/null", "--fair-sched=yes",
-		program, "-test.run=^$", "-test.bench="+r.bench, fmt.Sprintf("-test.benchtime=%dx", iterations), "-test.timeout=0")
+		program, "-test.run=^$", "-test.bench="+r.bench, fmt.Sprintf("-test.benchtime=%dx", iterations), "-test.timeout=5m")
 	if r.inside != "" {
 		cmd.Env = append(cmd.Env, r.inside)
 		inNamespaces(cmd)

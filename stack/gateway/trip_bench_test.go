@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/usernet/usernet/internal/packettest"
 	"github.com/usernet/usernet/stack/l2"
@@ -20,6 +21,7 @@ import (
 func BenchmarkRoundTrip(b *testing.B) {
 	o := newOutside(b)
 	m, h := newMover(newBench(b, withDial(o.dial)), o)
+	h.SetDeadline(time.Time{}) // under valgrind, on a busy machine, all takes long
 	var echo sync.WaitGroup
 	echo.Go(func() { _, _ = io.Copy(struct{ io.Writer }{h}, struct{ io.Reader }{h}) }) // ends when the bench closes h
 	b.Cleanup(func() { h.Close(); echo.Wait() })
@@ -38,24 +40,57 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// caller opens connections one after another, and sees of what comes back only what the next step needs.
+// caller opens connections one after another, and sees of what comes back only what the next step needs. On a slow machine segments
+// come twice, and late.
 type caller struct {
-	b     *bench
-	flags chan byte // of SYN-ACK and FIN, as they come
-	isn   uint32    // the gateway's
+	b *bench
+
+	mu          sync.Mutex
+	news        sync.Cond
+	port        uint16 // guarded by mu, as all that follows: of the connection that is being made
+	isn         uint32 // the gateway's
+	synAck, fin bool   // have come
+}
+
+func newCaller(b *bench) *caller {
+	c := &caller{b: b}
+	c.news.L = &c.mu
+	see := c.see
+	b.link.direct.Store(&see)
+	return c
 }
 
 func (c *caller) see(fs []l2.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i := range fs {
 		t := fs[i].L3[0][20:]
-		switch flags := t[13]; {
-		case flags&packettest.SYN != 0:
-			c.isn = binary.BigEndian.Uint32(t[4:])
-			c.flags <- flags
-		case flags&packettest.FIN != 0:
-			c.flags <- flags
+		if binary.BigEndian.Uint16(t[2:]) != c.port {
+			continue
 		}
+		if t[13]&packettest.SYN != 0 {
+			c.isn, c.synAck = binary.BigEndian.Uint32(t[4:]), true
+		}
+		c.fin = c.fin || t[13]&packettest.FIN != 0
 	}
+	c.news.Signal()
+}
+
+// begin is for a connection from port.
+func (c *caller) begin(port uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.port, c.synAck, c.fin = port, false, false
+}
+
+// await waits for what a segment of the connection sets, and returns the gateway's first sequence number.
+func (c *caller) await(what *bool) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !*what {
+		c.news.Wait()
+	}
+	return c.isn
 }
 
 // serve answers each connection's first byte with one and closes it, until the listener is closed.
@@ -83,22 +118,21 @@ func serve(o *outside) error {
 // BenchmarkConnect opens a connection, sends a byte, gets one and closes: what a short request costs.
 func BenchmarkConnect(b *testing.B) {
 	o := newOutside(b)
-	c := &caller{b: newBench(b, withDial(o.dial)), flags: make(chan byte, 1)}
-	see := c.see
-	c.b.link.direct.Store(&see)
+	c := newCaller(newBench(b, withDial(o.dial)))
 	served := make(chan error, 1)
 	go func() { served <- serve(o) }()
 	dst := ap(outside4)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		src := netip.AddrPortFrom(container4, uint16(1024+i))
+		c.begin(src.Port())
 		c.b.send(tcpPacket(src, dst, packettest.SYN, 1000, 0, 0xffff, 0, []byte{2, 4, 1460 >> 8, 1460 & 0xff}, nil))
-		<-c.flags
+		isn := c.await(&c.synAck)
 		c.b.send(
-			tcpPacket(src, dst, packettest.ACK, 1001, c.isn+1, 0xffff, 0, nil, nil),
-			tcpPacket(src, dst, packettest.ACK|packettest.PSH, 1001, c.isn+1, 0xffff, 0, nil, []byte("x")))
-		<-c.flags
-		c.b.send(tcpPacket(src, dst, packettest.ACK|packettest.FIN, 1002, c.isn+3, 0xffff, 0, nil, nil))
+			tcpPacket(src, dst, packettest.ACK, 1001, isn+1, 0xffff, 0, nil, nil),
+			tcpPacket(src, dst, packettest.ACK|packettest.PSH, 1001, isn+1, 0xffff, 0, nil, []byte("x")))
+		c.await(&c.fin)
+		c.b.send(tcpPacket(src, dst, packettest.ACK|packettest.FIN, 1002, isn+3, 0xffff, 0, nil, nil))
 	}
 	o.l.Close()
 	if err := <-served; err != nil {
