@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,6 +120,7 @@ func TestEnds(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			awaitArgs(t, cmd.Process.Pid)
 			if got := ends(fmt.Sprintf("/proc/%d", cmd.Process.Pid)); got != tt.want {
 				t.Errorf("ends: %v", got)
 			}
@@ -130,6 +132,23 @@ func TestEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitArgs waits until a process that was just started has its arguments: the kernel tells that it has executed the program before it
+// has written them.
+func awaitArgs(t *testing.T, pid int) {
+	t.Helper()
+	const patience = 10 * time.Second
+	for began := time.Now(); time.Since(began) < patience; runtime.Gosched() {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(line) > 0 {
+			return
+		}
+	}
+	t.Fatalf("process %d has no arguments after %v", pid, patience)
 }
 
 func TestSocketsAt(t *testing.T) {
