@@ -74,8 +74,8 @@ func TestAttachPID(t *testing.T) {
 	}
 	select {
 	case <-p.Done():
-	case <-time.After(5 * time.Second):
-		t.Fatal("attach goes on 5 s after the process was killed")
+	case <-time.After(busy * 5 * time.Second):
+		t.Fatal("attach goes on after the process was killed")
 	}
 	if code := p.Exit(t); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.Stderr)
@@ -132,8 +132,8 @@ func TestAttachNetns(t *testing.T) {
 	})
 	select {
 	case <-p.Done():
-	case <-time.After(5 * time.Second):
-		t.Fatal("attach goes on 5 s after the file was unmounted")
+	case <-time.After(busy * 5 * time.Second):
+		t.Fatal("attach goes on after the file was unmounted")
 	}
 	if code := p.Exit(t); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.Stderr)

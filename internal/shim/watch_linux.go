@@ -61,9 +61,12 @@ func (w *endWatch) arm() error {
 	}
 	w.add(os.NewFile(uintptr(fd), "inotify"), unix.POLLIN)
 	// Of a directory that cannot be watched, mountinfo tells what matters most.
-	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(w.ns.path), unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_CREATE|unix.IN_MOVED_TO)
+	_, _ = unix.InotifyAddWatch(fd, filepath.Dir(w.ns.path), watchedEvents)
 	return nil
 }
+
+// watchedEvents of a directory change where its entries lead.
+const watchedEvents = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_CREATE | unix.IN_MOVED_TO
 
 func (w *endWatch) add(f *os.File, events int16) {
 	w.open = append(w.open, f)
