@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -39,37 +38,6 @@ func TestCloseDuringDial(t *testing.T) {
 	case <-time.After(handshakeTimeout / 2):
 		t.Error("Close waits for the handshake")
 		<-closed
-	}
-}
-
-// TestIdleWorkers: of the goroutines that many connections at once have needed a few stay, and do not outlive the gateway.
-func TestIdleWorkers(t *testing.T) {
-	const many = 4 * idleWorkers
-	dialling, refuse := make(chan struct{}, many), make(chan struct{})
-	b := newBench(t, withDial(func(context.Context, string, netip.Addr, netip.AddrPort) (*net.TCPConn, error) {
-		dialling <- struct{}{}
-		<-refuse
-		return nil, syscall.ECONNREFUSED
-	}))
-	for i := range many {
-		b.send(synPacket(container4, ap(outside4), uint16(1000+i)))
-	}
-	for range many {
-		<-dialling
-	}
-	close(refuse)
-	waitFor(t, func() bool { return b.gw.handshakes.inFlight() == 0 && b.gw.workers.idle.Load() == idleWorkers })
-	for i := range many { // each is served by one of them
-		b.send(synPacket(container4, ap(outside4), uint16(2000+i)))
-		<-dialling
-	}
-	b.gw.Close()
-	b.send(synPacket(container4, ap(outside4), 3000))
-	if n := b.gw.workers.idle.Load(); n > idleWorkers {
-		t.Errorf("%d goroutines stayed", n)
-	}
-	if n := b.gw.handshakes.inFlight(); n != 0 {
-		t.Errorf("%d connections are in the making after the end", n)
 	}
 }
 

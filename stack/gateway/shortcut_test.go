@@ -43,7 +43,7 @@ func newTwins(t testing.TB) *twins {
 	p := new(twins)
 	for i, b := range []**bench{&p.short, &p.long} {
 		*b = newBench(t)
-		(*b).gw.svc.DNS = nil // whose listeners would take their segments out of our sight
+		(*b).gw.svc.DNS = nil                         // whose listeners would take their segments out of our sight
 		(*b).gw.icmpErrors = ip.NewLimiters(1e6, 1e6) // one of them may be later than the other
 		stackOf(t, (*b).gw).SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gvstack.TransportEndpointID, pkt *gvstack.PacketBuffer) bool {
 			payload := pkt.Data().AsRange().ToSlice()
