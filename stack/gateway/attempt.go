@@ -47,7 +47,7 @@ type attempt struct {
 	elder elder // in g.answers
 }
 
-// aged ends the wait for an ACK that does not come.
+// aged implements ager: the ACK has not come in handshakeTimeout.
 func (a *attempt) aged() { a.giveUp() }
 
 // context is what a dial waits by. The caller calls done after it.
@@ -62,7 +62,7 @@ func (a *attempt) context() (ctx context.Context, done context.CancelFunc) {
 	return ctx, done
 }
 
-// giveUp ends the attempt, unless it is over. It may be called with any lock held but those of attempts, and more than once.
+// giveUp ends the attempt, unless it is over. It may be called more than once, and with any lock held but an attempt's.
 func (a *attempt) giveUp() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -115,28 +115,29 @@ func (a *attempt) insist() {
 	defer tick.Stop()
 	for {
 		a.mu.Lock()
-		state := a.state
+		state, wq := a.state, a.wq
 		a.mu.Unlock()
 		if state == attemptOver {
 			return
 		}
-		a.wq.Notify(waiter.WritableEvents)
+		wq.Notify(waiter.WritableEvents)
 		<-tick.C
 	}
 }
 
-// synWorkers are the goroutines that handle SYNs. netstack starts one for each; what a SYN needs of stack, 8 KiB, is four times what a
-// goroutine begins with and is copied twice as it grows, 3 % of the CPU time of short connections. So a few that are done stay, and take over from new ones.
+// synWorkers are the goroutines that handle SYNs. netstack starts one for each SYN. A goroutine begins with 2 KiB of stack and a SYN needs
+// 8, so that each copied its stack twice as it grew, 3 % of the CPU time of short connections. So some of those that are done
+// wait for another SYN, and netstack's new goroutine hands it over and ends.
 type synWorkers struct {
 	g        *Gateway
 	requests chan *tcp.ForwarderRequest
-	idle     atomic.Int32 // that wait for a request
+	idle     atomic.Int32 // how many wait for a request
 }
 
 // idleWorkers is how many connections begin at once without another goroutine growing.
 const idleWorkers = 16
 
-// handle is netstack's way to us, on a goroutine of its own.
+// handle is what netstack calls with a SYN, on a new goroutine, which becomes a worker when none is idle.
 func (w *synWorkers) handle(r *tcp.ForwarderRequest) {
 	select {
 	case w.requests <- r:

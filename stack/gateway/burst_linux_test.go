@@ -63,7 +63,7 @@ func TestBurstIsDroppedByReset(t *testing.T) {
 				t.Error("the container sees an end, not a reset")
 			}
 		case "gateway":
-			w.flow(t).work(newsKill)
+			onlyFlow(t, w.gw).work(newsKill)
 		}
 		waitFor(t, func() bool { return w.gw.Flows() == 0 })
 		if n := w.gw.cfg.Shared.bursts.n.Load(); n != 0 {

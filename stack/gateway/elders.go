@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// elders wait until they are of an age that is the same for all of them, so that the one that came first is always the next: one
-// timer and a list serve any number, and coming and going costs no allocation and no change of a timer. While some come and go all the
-// time the timer fires once in that age; when none is left it ends by itself.
+// elders is a queue of those who wait for the same length of time, age. As it is the same for all, who joined first is due first: one timer
+// and a linked list serve any number, and to join or leave allocates nothing and leaves a timer that runs as it is. Each time it
+// fires it is set for whoever is due next; with nobody left it is not set again.
 type elders struct {
 	g   *Gateway
 	age time.Duration
@@ -19,23 +19,25 @@ type elders struct {
 	stopped     bool        // guarded by mu
 }
 
-// elder is a place among elders, and part of who waits. It is guarded by their mu.
+// elder is a place in the queue. It is a field of who waits there, and guarded by the queue's mu.
 type elder struct {
-	who        ager // nil: it does not wait
+	who        ager // nil: not in the queue
 	prev, next *elder
 	since      time.Time
 }
 
-// ager is told once that it is of age. No lock of elders is held then.
+// ager is who waits. aged is called once, when its time has come or the gateway closes, unless it leaves before. It may still be called
+// just after that, since the queue's mu is not held meanwhile.
 type ager interface{ aged() }
 
-// elderTurn is how many are told before others have their turn, and elderPause what the rest waits.
+// elderTurn is how many are told at a time, and elderPause what the rest waits for then, so that thousands that are due at once do not keep
+// packets waiting: for a flow it takes four system calls.
 const (
 	elderTurn  = 64
 	elderPause = time.Millisecond
 )
 
-// add notes that who waits from now on. It reports false when the gateway closes.
+// add has who join the queue at e, which is its own. It reports false when the gateway closes: then who is not told.
 func (l *elders) add(e *elder, who ager) bool {
 	now := time.Now()
 	l.mu.Lock()
@@ -66,7 +68,7 @@ func (l *elders) armLocked(d time.Duration) {
 	l.ticks = true
 }
 
-// remove is called when e waits no more; it may be called again.
+// remove takes e out of the queue, if it is there.
 func (l *elders) remove(e *elder) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,7 +92,7 @@ func (l *elders) removeLocked(e *elder) {
 	*e = elder{}
 }
 
-// tick tells those that are of age at now, and comes back when the next one is.
+// tick tells those that are due at now, and sets the timer for the next one.
 func (l *elders) tick(now time.Time) {
 	if !l.g.enter() {
 		return
@@ -115,7 +117,7 @@ func (l *elders) tick(now time.Time) {
 	}
 }
 
-// stop tells all, and lets no more wait.
+// stop tells all who wait, whatever their age, and lets nobody join any more.
 func (l *elders) stop() {
 	l.mu.Lock()
 	l.stopped = true

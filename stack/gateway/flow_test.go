@@ -68,18 +68,7 @@ func TestFullBufferOfAnswers(t *testing.T) {
 	w := newWorld(t, withDial(o.dial))
 	w.smallBuffers(t, 32<<10)
 	c, h := pair(t, w, o, outside4)
-	var f *flow
-	waitFor(t, func() bool {
-		carrier, err := w.gw.carriers.get()
-		if err != nil {
-			return false
-		}
-		carrier.mu.Lock()
-		defer carrier.mu.Unlock()
-		for _, f = range carrier.flows {
-		}
-		return f != nil
-	})
+	f := onlyFlow(t, w.gw)
 	rest := func() bool {
 		f.mu.Lock()
 		n := len(f.rest)
@@ -164,6 +153,34 @@ func TestKeepalive(t *testing.T) {
 	if user != 0 {
 		t.Errorf("user timeout of %v ends flows that only wait", time.Duration(user))
 	}
+	fd := onlyFlow(t, b.gw).fd
+	option := func(level, name int) int {
+		v, err := syscall.GetsockoptInt(fd, level, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	waitFor(t, func() bool { return option(syscall.SOL_SOCKET, syscall.SO_KEEPALIVE) == 1 })
+	hostIdle, hostInterval := option(syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE), option(syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL)
+	if n := option(syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT); hostIdle != 60 || hostInterval != 15 || n != 9 {
+		t.Errorf("the host's socket asks after %d s, %d times every %d s", hostIdle, n, hostInterval)
+	}
+}
+
+// TestYoungFlowsEnd: a flow that ends before it has keepalive is not kept until it would have.
+func TestYoungFlowsEnd(t *testing.T) {
+	o := newOutside(t)
+	b := newBench(t, withDial(o.dial))
+	b.gw.young.age = time.Hour
+	_, h := b.connect(o)
+	reset(h)
+	waitFor(t, func() bool { return b.gw.Flows() == 0 })
+	b.gw.young.mu.Lock()
+	defer b.gw.young.mu.Unlock()
+	if b.gw.young.first != nil {
+		t.Error("a flow that is over waits for its keepalive")
+	}
 }
 
 // TestKeepaliveProbes: the container is asked whether it lives; its answer keeps the flow, its silence ends it
@@ -182,10 +199,9 @@ func TestKeepaliveProbes(t *testing.T) {
 				c.send(packettest.FIN|packettest.ACK, nil)
 				c.acked(c.seq)
 			}
-			idle, interval := tcpip.KeepaliveIdleOption(30*time.Millisecond), tcpip.KeepaliveIntervalOption(30*time.Millisecond)
 			ep := b.endpoint()
-			ep.SetSockOpt(&idle)
-			ep.SetSockOpt(&interval)
+			every := tcpip.KeepaliveIdleOption(30 * time.Millisecond)
+			ep.SetSockOpt(&every)
 			ep.SetSockOptInt(tcpip.KeepaliveCountOption, 3)
 			probe := func(p segment) bool { return p.Seq == c.ack-1 && len(p.Payload) <= 1 }
 			for range 5 {
@@ -196,6 +212,9 @@ func TestKeepaliveProbes(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.read(5)
+			// From here on nobody answers. Before, a busy machine has 15 s for each answer.
+			again := tcpip.KeepaliveIntervalOption(30 * time.Millisecond)
+			ep.SetSockOpt(&again)
 			for range 3 {
 				c.next("keepalive probe", probe)
 			}
@@ -250,10 +269,10 @@ func TestFlowsShareGoroutines(t *testing.T) {
 	}
 }
 
-// flow is the gateway's only flow.
-func (w *world) flow(t *testing.T) (f *flow) {
+// onlyFlow is the one that a gateway has.
+func onlyFlow(t *testing.T, g *Gateway) (f *flow) {
 	t.Helper()
-	carrier, err := w.gw.carriers.get()
+	carrier, err := g.carriers.get()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +297,7 @@ func TestBusyFlowGrows(t *testing.T) {
 			shared.grown.Store(growBudget)
 		}
 		c, h := pair(t, w, o, outside4)
-		options := w.flow(t).ep.SocketOptions()
+		options := onlyFlow(t, w.gw).ep.SocketOptions()
 		options.SetReceiveBufferSize(minBuffer, true)
 		options.SetSendBufferSize(minBuffer, true)
 		transfer(t, 2*busyBytes, c, h, func() { c.CloseWrite() })

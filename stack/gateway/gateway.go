@@ -145,8 +145,8 @@ type Gateway struct {
 
 	syns           synQuotes
 	workers        synWorkers
-	answers        elders // attempts whose SYN-ACK waits for its ACK
-	young          elders // flows without keepalive
+	answers        elders // attempts that wait for the ACK of their SYN-ACK
+	young          elders // flows that have no keepalive yet
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container

@@ -98,7 +98,7 @@ func TestLongPathGrows(t *testing.T) {
 			if down {
 				from, to = h, c
 			}
-			options := w.flow(t).ep.SocketOptions()
+			options := onlyFlow(t, w.gw).ep.SocketOptions()
 			grows, stays := options.GetReceiveBufferSize, options.GetSendBufferSize
 			if down {
 				grows, stays = stays, grows

@@ -49,8 +49,9 @@ const (
 )
 
 // Keepalive finds peers that vanished: 60 s + 9 × 15 s, so a flow of a lost peer is freed in 195 s.
-// An idle flow with both peers alive is never ended, which more than meets RFC 5382 REQ-5. It takes four system calls, and a timer of
-// netstack's that each segment sets anew, so flows have it from an age on that most do not reach.
+// An idle flow with both peers alive is never ended, which more than meets RFC 5382 REQ-5. To turn it on takes four system calls, and from
+// then on netstack sets a timer with each segment. So a flow gets it when it is keepaliveFrom old, which most flows never are; a peer that
+// vanishes before that is missed 2 s later.
 const (
 	keepaliveFrom     = 2 * time.Second
 	keepaliveIdle     = 60 * time.Second
