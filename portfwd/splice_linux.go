@@ -20,7 +20,7 @@ import (
 // One goroutine for each direction moves what has come from its source into a pipe, and from there to the other
 // socket, by splice(2): the kernel passes pages on and copies nothing. A direction that waits has no pipe; it takes one
 // when there is something and gives it back when there is nothing more (sys.Pipe), so an idle connection costs two
-// goroutines. One that streams waits for more than a little (gathering).
+// goroutines. One that streams waits for more than a segment at a time (gathering).
 //
 // What one side does, the other side sees:
 //
@@ -126,7 +126,7 @@ type pump struct {
 	n    int       // moved by the last fill
 	run  int       // moved since the last turn of others
 	err  error     // of the last call
-	more gathering // how the source is waited for
+	more gathering // how long to wait for the source
 }
 
 // pumpAll moves everything from src to dst and tells dst the end.
@@ -137,7 +137,7 @@ func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
 	}
 	p := pump{more: gathering{from: from}}
 	defer p.release()
-	defer p.more.told() // ends its wait
+	defer p.more.readable() // stops its timer
 	fill, drain := p.fill, p.drain
 	for {
 		if err := from.Read(fill); err != nil {
@@ -164,7 +164,7 @@ func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
 
 // fill runs when the source may have something. It reports whether it got anything: data, the end, an error.
 func (p *pump) fill(fd uintptr) bool {
-	p.more.told()
+	p.more.readable()
 	if p.pipe == nil {
 		if p.pipe, p.err = sys.GetPipe(); p.err != nil {
 			return true
