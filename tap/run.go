@@ -97,7 +97,8 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 		}
 		sys.Linger(taken)
 		if alone && taken <= smallFrame {
-			// Netstack and the carrier bring it to the host's socket before that look, which mostly finds nothing.
+			// Netstack's and the carrier's goroutines bring it to the host's socket now, before Read looks for another frame, of
+			// which there mostly is none.
 			runtime.Gosched()
 		}
 		if full {

@@ -54,7 +54,7 @@ var lingering struct {
 	base time.Time
 	look syscall.RawConn // nil where there is no lingering
 	fd   *os.File        // owns what look uses; never closed
-	// asked says that the eventfd has been made ready. It is that one's who lingers.
+	// asked says that this look has made the eventfd ready. Only the goroutine that lingers uses it.
 	asked bool
 
 	mu    sync.Mutex
@@ -129,8 +129,8 @@ func openLinger() {
 	l.look, _ = l.fd.SyscallConn() // fails for a nil file only
 }
 
-// askLook is askTurn, but quiet: who lingers has not much to do, and the monitor would not be idle all the time. It is no closure, since to
-// begin to linger allocates nothing.
+// askLook is askTurn by a system call of which the runtime is not told: its monitor, which would wake up for it, need not watch a goroutine
+// that has so little to do. It is not a closure, which would be an allocation each time lingering begins.
 func askLook(fd uintptr) (done bool) {
 	l := &lingering
 	if l.asked {
@@ -155,8 +155,8 @@ func linger() {
 		}
 		l.asked = false
 		_ = l.look.Read(askLook)
-		// Those for whom the look found something come first: what follows is two system calls, of which they would wait for
-		// both in each half of a round trip (0.91 of a trip, medians of 24, taking turns).
+		// Those for whom the look found something run now. Otherwise each half of a round trip would wait for the two system
+		// calls of the next look first (0.91 of a trip, medians of 24, taking turns).
 		runtime.Gosched()
 	}
 }
