@@ -113,9 +113,10 @@ func TestRX01(t *testing.T) {
 	if p := percentile(took, 99); p > busy*20*time.Millisecond {
 		t.Errorf("p99 of a new connection among them: %v, want at most 20 ms", p)
 	}
-	if p := processor(t, datapath, 2*time.Second); p >= 0.02 {
-		t.Errorf("datapath uses %.1f %% of a processor for idle flows, want less than 2", 100*p)
-	}
+	// Flows that have been there for a while get their keepalive, once; that is not idleness yet.
+	rig.WaitFor(t, rig.Patience, "less than 2 % of a processor for idle flows", func() bool {
+		return processor(t, datapath, 2*time.Second) < 0.02
+	})
 	closeAll(append(conns, more...))
 	l4.Close()
 	l6.Close()
@@ -329,9 +330,14 @@ func TestSK02(t *testing.T) {
 	defer server.Kill()
 	idle, used := r.Run(t), r.Run(t)
 	datapath := used.Datapath(t)
-	// What all flows share comes with the first one and stays: an epoll instance with its two goroutines, which is that of
-	// TCP, and an eventfd that a busy reader takes turns by.
+	// What all flows share comes with the first one and stays: an epoll instance, which is that of TCP, and an eventfd that
+	// a busy reader takes turns by.
 	before := descriptors(t, r, datapath) + 2
+	// netstack and the carrier come with the first connection, too. Both have had one.
+	greeting := serveEcho(t, r.X2, rig.X2v4)
+	for _, sb := range []*rig.Sandbox{idle, used} {
+		wantEchoed(t, sb.DialTCP(t, greeting), "first")
+	}
 	rig.WaitFor(t, rig.Patience, "iperf3 server", func() bool {
 		return strings.Contains(r.X2.Run(t, "ss", "-Hltn", "sport", "=", "53"), ":53")
 	})
@@ -346,8 +352,9 @@ func TestSK02(t *testing.T) {
 		t.Errorf("%d descriptors before and %d right after", before, n)
 	}
 	rig.WaitFor(t, 45*time.Second, "end of the flows", func() bool { return descriptors(t, r, datapath) <= before })
-	if base, now := goroutines(t, idle), goroutines(t, used); now > base+2+2 {
-		t.Errorf("%d goroutines, and %d in a datapath that carried nothing", now, base)
+	// Some that handled a SYN wait for others, at most 16 (gateway: synWorkers); 20 runs that leave one each are more.
+	if base, now := goroutines(t, idle), goroutines(t, used); now > base+16 {
+		t.Errorf("%d goroutines, and %d in a datapath that carried one connection", now, base)
 	}
 }
 
