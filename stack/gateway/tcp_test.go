@@ -353,17 +353,20 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// waitPatience is how long a busy machine may need under the race detector.
+const waitPatience = time.Minute
+
 // waitFor polls a condition that has no event to wait for.
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(waitPatience)
 	for !cond() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatal("condition not reached in 10 s")
+			t.Fatalf("condition not reached in %v", waitPatience)
 		}
 	}
 }

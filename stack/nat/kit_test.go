@@ -83,7 +83,7 @@ func (l *link) next() got {
 	select {
 	case g := <-l.ch:
 		return g
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		l.t.Fatalf("nothing came back; drops %v", l.drops.Snapshot())
 		panic("unreachable")
 	}
@@ -190,7 +190,7 @@ func (s *server) addr() netip.AddrPort {
 func (s *server) next() (netip.AddrPort, []byte) {
 	s.t.Helper()
 	b := make([]byte, 65536)
-	_ = s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = s.SetReadDeadline(time.Now().Add(30 * time.Second))
 	n, from, err := s.ReadFromUDPAddrPort(b)
 	if err != nil {
 		s.t.Fatal(err)
