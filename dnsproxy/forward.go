@@ -5,12 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"io"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/usernet/usernet/stack/l2"
 )
 
 // replyBufs hold one datagram of an upstream each. We announce 1232 bytes; a longer one than
@@ -48,23 +45,15 @@ type socket interface {
 	SetDeadline(time.Time) error
 }
 
-// dial begins to ask an upstream: in the Network, when it is a station there, else by the host.
-func (s *Server) dial(ctx context.Context, network string, to netip.AddrPort) (socket, error) {
-	if s.isInside(to.Addr()) {
-		return s.env.Inside(ctx, network, to)
+// dial begins to ask an upstream, in the Network or from the host.
+func (s *Server) dial(ctx context.Context, network string, up *upstream) (socket, error) {
+	switch {
+	case up.inside:
+		return s.env.Inside(ctx, network, up.addr)
+	case network == "tcp":
+		return dialTCP(ctx, up.addr)
 	}
-	if network == "tcp" {
-		return dialTCP(ctx, to)
-	}
-	return dialUDP(to)
-}
-
-// isInside reports whether a is a station of the Network, and not one that has the host's own address.
-func (s *Server) isInside(a netip.Addr) bool {
-	if s.env.Inside == nil || s.net.AnyNeighbour || !s.net.Subnet4.Contains(a) && !s.net.Subnet6.Contains(a) {
-		return false
-	}
-	return s.env.Station(a) != l2.MAC{}
+	return dialUDP(up.addr)
 }
 
 // forward asks the upstreams until one gives an answer, and returns nil when none does in time.
@@ -139,7 +128,7 @@ func (s *Server) ask(ctx context.Context, f *flight, t *try, wg *sync.WaitGroup,
 	id := randomID()
 	t.msg = f.q.appendUpstream(nil, id)
 	s.flight.asked(f, id)
-	sock, err := s.dial(ctx, "udp", t.up.addr)
+	sock, err := s.dial(ctx, "udp", t.up)
 	if err != nil {
 		results <- result{t, nil}
 		return
@@ -185,7 +174,7 @@ func (s *Server) await(ctx context.Context, sock socket, up *upstream, msg []byt
 func (s *Server) askTCP(ctx context.Context, up *upstream, msg []byte) []byte {
 	ctx, cancel := context.WithTimeout(ctx, s.time.try)
 	defer cancel()
-	sock, err := s.dial(ctx, "tcp", up.addr)
+	sock, err := s.dial(ctx, "tcp", up)
 	if err != nil {
 		return nil
 	}

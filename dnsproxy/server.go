@@ -53,8 +53,8 @@ type Env struct {
 	Directory *Directory
 	// Station says which station of the Network has an address, zero when none is known. It tells the clients apart.
 	Station func(netip.Addr) l2.MAC
-	// Inside begins a conversation over "udp" or "tcp" with a station of the Network: an upstream whose address is a station's is
-	// asked there, as a name server in a container is, and not by the host. It needs Station.
+	// Inside begins a conversation over "udp" or "tcp" with a station of the Network, and fails at once when nobody has the address.
+	// By it servers are asked that an Endpoint was given (spec.Resolver) and that are containers; nil: the host asks all.
 	Inside func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)
 }
 

@@ -22,9 +22,10 @@ const (
 	down
 )
 
-// upstream is one resolver of the host.
+// upstream is one server that is asked: one of the host's, or of those an Endpoint was given.
 type upstream struct {
-	addr netip.AddrPort
+	addr   netip.AddrPort
+	inside bool // asked in the Network and not from the host
 
 	// mu guards the rest.
 	mu      sync.Mutex
@@ -146,6 +147,14 @@ func isOwn(n spec.Network, a netip.Addr) bool {
 		return a == n.DNS4 || a == n.DNS6
 	}
 	return a == n.Gateway4 || a == n.Gateway6 || a == n.DNS4 || a == n.DNS6
+}
+
+// isInside reports whether a server that an Endpoint was given is asked in the Network, as the Endpoint itself would: every
+// address of the subnets is, whether somebody has it just then or not. The host has nobody there, and would send the question to wherever its
+// default route leads. The host's own servers are never asked here, or a container could be given the address of one and answer for it.
+func (s *Server) isInside(a netip.Addr) bool {
+	return s.env.Inside != nil && !s.net.AnyNeighbour && !isOwn(s.net, a) &&
+		(s.net.Subnet4.Contains(a) || s.net.Subnet6.Contains(a))
 }
 
 // onHostLink reports whether the host would reach ap from an address within the Network's own subnets, which

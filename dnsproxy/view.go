@@ -72,6 +72,9 @@ func (s *Server) newView(r *spec.Resolver) *view {
 	}
 	if len(r.Upstreams) > 0 {
 		v.ring = newRing(s.usable(r.Upstreams))
+		for _, u := range v.ring.list {
+			u.inside = s.isInside(u.addr.Addr())
+		}
 	}
 	return v
 }

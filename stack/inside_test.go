@@ -13,7 +13,7 @@ import (
 	"github.com/usernet/usernet/stack/spec"
 )
 
-// answerQueries makes the container a name server: every name is 192.0.2.7. It answers one query.
+// answerQuery makes the container a name server: every name is 192.0.2.7. It answers one query.
 func (c *container) answerQuery(port uint16) {
 	c.t.Helper()
 	server := netip.AddrPortFrom(c.IP4, port)

@@ -12,7 +12,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
 	"github.com/usernet/usernet/stack/ip"
-	"github.com/usernet/usernet/stack/l2"
 )
 
 // Conversations of our own with containers, which the name server has when a container is the name server of others. They are netstack's.
@@ -62,7 +61,10 @@ func (g *Gateway) inputInside(p *ip.Packet, src, dst uint16) bool {
 // has answered or ctx has ended, or "udp". The caller closes it before the Gateway.
 func (g *Gateway) DialInside(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	own := g.ownFor(to.Addr())
-	if g.Station(to.Addr()) == (l2.MAC{}) || !own.IsValid() {
+	switch {
+	case !own.IsValid():
+		return nil, fmt.Errorf("dial %s in the network: the gateway has no address there", to)
+	case g.Station(to.Addr()).IsZero():
 		return nil, fmt.Errorf("dial %s in the network: no container has that address", to)
 	}
 	s, err := g.netstack()
