@@ -88,7 +88,7 @@ func (r *row) run(t *testing.T, on machine, iterations int) uint64 {
 	cmd := command(path.Join(root, r.pkg), settings, "taskset", "--cpu-list", strconv.Itoa(on.cpu),
 		"valgrind", "--tool=cachegrind", "--cache-sim=no", "--branch-sim=no", "--cachegrind-out-file=/dev/null", "--fair-sched=yes",
 		"--vgdb=no", // whose pipes stay in /tmp when the test is stopped
-		program, "-test.run=^$", "-test.bench="+r.bench, fmt.Sprintf("-test.benchtime=%dx", iterations), "-test.timeout=5m")
+		program, "-test.run=^$", "-test.bench="+r.bench, fmt.Sprintf("-test.benchtime=%dx", iterations))
 	if r.inside != "" {
 		cmd.Env = append(cmd.Env, r.inside)
 		inNamespaces(cmd)

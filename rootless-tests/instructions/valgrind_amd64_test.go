@@ -1,6 +1,7 @@
 package instructions
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,13 +32,24 @@ func command(dir string, env []string, name string, args ...string) *exec.Cmd {
 // inNamespaces makes cmd run as root of a network namespace of its own.
 func inNamespaces(cmd *exec.Cmd) { cmd.SysProcAttr = proctest.Again(proctest.Network).SysProcAttr }
 
-// run runs cmd and returns what it printed.
+// patience is many times what a count takes on a busy machine. (-test.timeout does not bound benchmarks.)
+const patience = 5 * time.Minute
+
+// run runs cmd and returns what it printed; what stands still is made to end with all its stacks.
 func run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	// What dies with its parent dies with the parent's thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, err := cmd.CombinedOutput()
+	var all bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &all, &all
+	err := cmd.Start()
+	if err == nil {
+		late := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+		err = cmd.Wait()
+		late.Stop()
+	}
+	out := all.Bytes()
 	if err != nil {
 		t.Fatalf("run %s: %v\n%s", cmd.Args, err, out)
 	}
