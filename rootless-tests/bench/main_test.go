@@ -114,3 +114,22 @@ func TestComplaints(t *testing.T) {
 		t.Errorf("complaint %v", err)
 	}
 }
+
+// Each thing is measured on all subjects as often as it has turns, and another one begins each time. None is left out for want of turns.
+func TestTurns(t *testing.T) {
+	var order []string
+	st := step{turns: 3, run: func(_ *meter, s *sandbox) (map[report.Measure]float64, error) {
+		order = append(order, s.name)
+		return nil, nil
+	}}
+	m := &meter{result: &report.Result{}, sandboxes: []*sandbox{{name: "a"}, {name: "b"}}}
+	m.takeAll(st, 1)
+	if want := []string{"b", "a", "a", "b", "b", "a"}; !reflect.DeepEqual(order, want) {
+		t.Errorf("measured %v, want %v", order, want)
+	}
+	for _, st := range steps {
+		if st.turns < 1 {
+			t.Errorf("%s is never measured", st.name)
+		}
+	}
+}
