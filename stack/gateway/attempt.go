@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,9 @@ const (
 
 // attempt is one try of a container to connect.
 type attempt struct {
-	g *Gateway
+	g        *Gateway
+	src, dst netip.AddrPort // the container's side and the outside's
+	quote    []byte         // the SYN's headers, once the dial waits; of the goroutine that handles the SYN
 
 	mu      sync.Mutex
 	state   attemptState       // guarded by mu
@@ -50,8 +53,10 @@ type attempt struct {
 // aged implements ager: the ACK has not come in handshakeTimeout.
 func (a *attempt) aged() { a.giveUp() }
 
-// context is what a dial waits by. The caller calls done after it.
+// context is what a dial waits by. The caller calls done after it. A dial may wait for seconds, in which other SYNs would push the
+// headers of this one out of the ring, so that its error could not be told; from now on they are the attempt's.
 func (a *attempt) context() (ctx context.Context, done context.CancelFunc) {
+	a.quote = a.g.syns.take(a.src, a.dst)
 	ctx, done = context.WithCancel(a.g.ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -60,6 +65,14 @@ func (a *attempt) context() (ctx context.Context, done context.CancelFunc) {
 		done()
 	}
 	return ctx, done
+}
+
+// quoted returns the headers of the SYN, for the ICMP error that says what became of it; nil: they are gone.
+func (a *attempt) quoted() []byte {
+	if a.quote == nil {
+		a.quote = a.g.syns.take(a.src, a.dst)
+	}
+	return a.quote
 }
 
 // giveUp ends the attempt, unless it is over. It may be called more than once, and with any lock held but an attempt's.

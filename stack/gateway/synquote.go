@@ -6,8 +6,9 @@ import (
 )
 
 // synQuotes remembers the headers of SYNs that are being dialled, for the ICMP error that may have
-// to quote them: netstack does not give them out. It is a ring; a flood pushes out the oldest,
-// which costs them their ICMP error and nothing else. A Network that nobody uses has none.
+// to quote them: netstack does not give them out. It is a ring: what nobody has taken, as nothing failed, is pushed out
+// by later ones. A flood may push out one whose dial has not begun, which costs it its ICMP error and nothing else. A Network
+// that nobody uses has none.
 type synQuotes struct {
 	mu   sync.Mutex
 	ring *[512]synQuote            // guarded by mu; nil before the first

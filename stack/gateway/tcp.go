@@ -101,7 +101,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		return
 	}
 	container := g.Station(src.Addr())
-	a := &attempt{g: g}
+	a := &attempt{g: g, src: src, dst: dst}
 	slot, ok := g.handshakes.admit(owner{g, container}, g.handshakeLimit, a.giveUp)
 	if !ok {
 		g.drops.Add(drop.HandshakeLimit)
@@ -120,7 +120,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 	})
 	if err != nil {
 		g.endFlow(container)
-		g.refuse(r, src, dst, err)
+		g.refuse(r, a, err)
 		return
 	}
 	ep, err := a.acknowledge(r, &fl.wq)
@@ -196,17 +196,17 @@ func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped bool) (fd int, err 
 
 // refuse tells the container why its connection failed, in the terms its kernel turns into the same
 // errno the dial had here.
-func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, err error) {
+func (g *Gateway) refuse(r *tcp.ForwarderRequest, a *attempt, err error) {
 	switch {
 	case errors.Is(err, syscall.EHOSTUNREACH):
 		r.Complete(false)
-		g.synError(src, dst, g.syns.take(src, dst), ip.HostUnreachable)
+		g.synError(a.src, a.dst, a.quoted(), ip.HostUnreachable)
 	case errors.Is(err, syscall.ENETUNREACH):
 		r.Complete(false)
-		g.synError(src, dst, g.syns.take(src, dst), ip.NetUnreachable)
+		g.synError(a.src, a.dst, a.quoted(), ip.NetUnreachable)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		r.Complete(false)
-		g.synError(src, dst, g.syns.take(src, dst), ip.AdminProhibited)
+		g.synError(a.src, a.dst, a.quoted(), ip.AdminProhibited)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
 		errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		// Silence outside is silence inside: the container's kernel retransmits and times out.
@@ -216,7 +216,7 @@ func (g *Gateway) refuse(r *tcp.ForwarderRequest, src, dst netip.AddrPort, err e
 	default:
 		// Out of descriptors, ports or memory: fail fast instead of hanging.
 		g.drops.Add(drop.SocketError)
-		g.log.Debug("dial failed", "to", dst, "err", err)
+		g.log.Debug("dial failed", "to", a.dst, "err", err)
 		r.Complete(true)
 	}
 }

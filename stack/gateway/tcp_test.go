@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -145,6 +146,44 @@ func TestDialFirst(t *testing.T) {
 			cancel()
 		}
 	}
+}
+
+// TestSlowRefusal: a dial that fails after others have begun is told as any other.
+func TestSlowRefusal(t *testing.T) {
+	asked, answer := make(chan struct{}, 8), make(chan struct{})
+	var dials atomic.Int32
+	w := newWorld(t, withDial(func(context.Context, string, netip.Addr, netip.AddrPort) (*net.TCPConn, error) {
+		if dials.Add(1) > 1 {
+			return nil, syscall.EACCES // the container has sent its SYN again, since it was not told
+		}
+		asked <- struct{}{}
+		<-answer
+		return nil, syscall.EHOSTUNREACH
+	}))
+	told := w.watchErrors()
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	dialled := make(chan struct{})
+	go func() {
+		defer close(dialled)
+		_, _ = w.dial(ctx, outside4)
+	}()
+	<-asked
+	other := netip.AddrPortFrom(container4, 1)
+	for i := range 600 { // more than the ring holds
+		w.gw.syns.put(other, netip.AddrPortFrom(container4, uint16(i)), make([]byte, 28))
+	}
+	close(answer)
+	select {
+	case q := <-told:
+		if q.Kind != ip.HostUnreachable || q.Dst.String() != outside4 {
+			t.Errorf("container was told %+v, want that the host is unreachable", q)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("container was told nothing")
+	}
+	cancel()
+	<-dialled
 }
 
 // watchErrors reports the ICMP errors sent to the container.
