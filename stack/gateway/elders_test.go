@@ -127,4 +127,10 @@ func TestSYNWorkers(t *testing.T) {
 		c.open(o)
 		waitFor(t, func() bool { return b.gw.workers.idle.Load() == idleWorkers })
 	}
+	last := b.newClient(3000)
+	last.syn() // and waits for its ACK, on a goroutine that was there
+	o.accept(t)
+	if n := b.gw.workers.idle.Load(); n != idleWorkers-1 {
+		t.Errorf("%d workers are idle while one connection begins, want %d", n, idleWorkers-1)
+	}
 }
