@@ -1,8 +1,9 @@
 // Package dnsproxy is a Network's name server: it answers for the names of endpoints and forwards the rest.
 //
 // It moves no packets. The gateway hands it the payload of each datagram sent to the DNS address and a
-// function that sends one back, and a listener for TCP; the answers of the host's resolvers come
-// through sockets of the host, opened here. Only a server that is a container of the Network is asked through the gateway (Env.Inside). It reads no file and asks no netlink, because the process it
+// function that sends one back, and a listener for TCP. The answers of the host's resolvers come
+// through sockets of the host, opened here; a server that is a container of the Network is asked through
+// the gateway (Env.Inside). It reads no file and asks no netlink, because the process it
 // runs in may do neither: whoever watches resolv.conf (package resolvconf) calls Configure.
 //
 // # Theory of operation
