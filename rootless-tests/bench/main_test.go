@@ -37,13 +37,13 @@ func TestParseOptions(t *testing.T) {
 // What fails is tried again in the next round, and then no more; what worked in between stays, and other steps go on.
 func TestGivesUp(t *testing.T) {
 	tries := 0
-	fails := step{name: "stream up", fails: report.StreamUp, run: func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	fails := step{name: "stream up", fails: report.StreamUp, turns: 1, run: func(*meter, *sandbox, time.Duration) (map[report.Measure]float64, error) {
 		if tries++; tries == 2 {
 			return map[report.Measure]float64{report.StreamUp: 3}, nil
 		}
 		return nil, errors.New("no progress")
 	}}
-	works := step{name: "stream down", fails: report.StreamDown, run: func(*meter, *sandbox) (map[report.Measure]float64, error) {
+	works := step{name: "stream down", fails: report.StreamDown, turns: 1, run: func(*meter, *sandbox, time.Duration) (map[report.Measure]float64, error) {
 		return map[report.Measure]float64{report.StreamDown: 4}, nil
 	}}
 	m, s := &meter{result: &report.Result{}}, &sandbox{subject: report.Slirp, mtu: 1500}
@@ -115,14 +115,18 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
-// Each thing is measured on all subjects as often as it has turns, and another one begins each time. None is left out for want of turns.
+// Each thing is measured on all subjects as often as it has turns, of which each takes its share of the window, and another one begins each
+// time. None is left out for want of turns.
 func TestTurns(t *testing.T) {
 	var order []string
-	st := step{turns: 3, run: func(_ *meter, s *sandbox) (map[report.Measure]float64, error) {
+	st := step{name: "trip", turns: 3, run: func(_ *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		order = append(order, s.name)
+		if window != time.Second {
+			t.Errorf("a turn of %v", window)
+		}
 		return nil, nil
 	}}
-	m := &meter{result: &report.Result{}, sandboxes: []*sandbox{{name: "a"}, {name: "b"}}}
+	m := &meter{options: options{window: 3 * time.Second}, result: &report.Result{}, sandboxes: []*sandbox{{name: "a"}, {name: "b"}}}
 	m.takeAll(st, 1)
 	if want := []string{"b", "a", "a", "b", "b", "a"}; !reflect.DeepEqual(order, want) {
 		t.Errorf("measured %v, want %v", order, want)

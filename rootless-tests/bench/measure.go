@@ -157,7 +157,7 @@ func (m *meter) take(st step, s *sandbox) {
 	if s.failures[st.name] == enough {
 		return
 	}
-	values, err := st.run(m, s)
+	values, err := st.run(m, s, m.window/time.Duration(st.turns))
 	if err != nil {
 		if s.failures == nil {
 			s.failures = map[string]int{}

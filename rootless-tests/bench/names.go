@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/usernet/usernet/rootless-tests/bench/load"
 	"github.com/usernet/usernet/rootless-tests/bench/report"
 )
@@ -16,11 +18,11 @@ const (
 )
 
 // localNames asks for a neighbour as fast as it is answered.
-func localNames(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func localNames(_ *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.names.IsValid() {
 		return nil, nil
 	}
-	r, err := s.inside.Do(load.Request{Op: load.Names, To: s.names, Name: s.name, Streams: nameClients, Window: m.window})
+	r, err := s.inside.Do(load.Request{Op: load.Names, To: s.names, Name: s.name, Streams: nameClients, Window: window})
 	if err != nil {
 		return nil, err
 	}
@@ -28,11 +30,11 @@ func localNames(m *meter, s *sandbox) (map[report.Measure]float64, error) {
 }
 
 // pacedNames asks for it at regular times.
-func pacedNames(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func pacedNames(_ *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.names.IsValid() {
 		return nil, nil
 	}
-	r, err := s.inside.Do(load.Request{Op: load.Names, To: s.names, Name: s.name, Streams: nameClients, PerSecond: namePace, Window: m.window})
+	r, err := s.inside.Do(load.Request{Op: load.Names, To: s.names, Name: s.name, Streams: nameClients, PerSecond: namePace, Window: window})
 	if err != nil {
 		return nil, err
 	}

@@ -17,13 +17,16 @@ const (
 	settle = 100 * time.Millisecond
 )
 
-// A step measures one thing on one sandbox. It returns no values where a subject does not do it.
+// A measurement is of one sandbox, for window. It returns no values where a subject does not do it.
+type measurement func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error)
+
+// A step measures one thing on all sandboxes.
 type step struct {
 	name string
-	run  func(m *meter, s *sandbox) (map[report.Measure]float64, error)
+	run  measurement
 	// fails is what is recorded as not measured.
 	fails report.Measure
-	// turns is how often it is measured in a round.
+	// turns is how often it is measured in a round; they share the window.
 	turns int
 }
 
@@ -81,8 +84,8 @@ func across(s *sandbox) netip.AddrPort   { return s.across }
 func fromLoopback(s *sandbox) netip.AddrPort  { return s.in }
 func fromElsewhere(s *sandbox) netip.AddrPort { return s.far }
 
-func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu report.Measure) measurement {
+	return func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		if !way(s).IsValid() {
 			return nil, nil
 		}
@@ -90,7 +93,7 @@ func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu repor
 		if err != nil {
 			return nil, err
 		}
-		r, err := s.inside.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Streams: n, Warm: m.warm, Window: m.window})
+		r, err := s.inside.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Streams: n, Warm: m.warm, Window: window})
 		if err != nil {
 			return nil, err
 		}
@@ -104,12 +107,12 @@ func stream(way func(*sandbox) netip.AddrPort, down bool, n int, rate, cpu repor
 }
 
 // fairStreams is 16 at once: as many as make each wait for the others, and few enough that each has a window.
-func fairStreams(down bool, rate, unfair report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func fairStreams(down bool, rate, unfair report.Measure) measurement {
+	return func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		if !s.out.tcp.IsValid() {
 			return nil, nil
 		}
-		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Down: down, Streams: 16, Warm: m.warm, Window: m.window})
+		r, err := s.inside.Do(load.Request{Op: load.Stream, To: s.out.tcp, Down: down, Streams: 16, Warm: m.warm, Window: window})
 		if err != nil {
 			return nil, err
 		}
@@ -117,12 +120,12 @@ func fairStreams(down bool, rate, unfair report.Measure) func(*meter, *sandbox) 
 	}
 }
 
-func roundTrip(way func(*sandbox) netip.AddrPort, p50, p99 report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func roundTrip(way func(*sandbox) netip.AddrPort, p50, p99 report.Measure) measurement {
+	return func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		if !way(s).IsValid() {
 			return nil, nil
 		}
-		r, err := s.inside.Do(load.Request{Op: load.RoundTrip, To: way(s), Window: m.window / tripTurns})
+		r, err := s.inside.Do(load.Request{Op: load.RoundTrip, To: way(s), Window: window})
 		if err != nil {
 			return nil, err
 		}
@@ -130,33 +133,33 @@ func roundTrip(way func(*sandbox) netip.AddrPort, p50, p99 report.Measure) func(
 	}
 }
 
-func connect(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func connect(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.out.tcp.IsValid() {
 		return nil, nil
 	}
-	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: 1, Window: m.window / tripTurns})
+	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: 1, Window: window})
 	if err != nil {
 		return nil, err
 	}
 	return map[report.Measure]float64{report.Connect: r.P50}, nil
 }
 
-func connections(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func connections(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.out.tcp.IsValid() {
 		return nil, nil
 	}
-	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: parallelConnects, Window: m.window})
+	r, err := s.inside.Do(load.Request{Op: load.Connect, To: s.out.tcp, Streams: parallelConnects, Window: window})
 	if err != nil {
 		return nil, err
 	}
 	return map[report.Measure]float64{report.Connects: r.Rate}, nil
 }
 
-func udpTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func udpTrip(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.out.udpEcho.IsValid() {
 		return nil, nil
 	}
-	r, err := s.inside.Do(load.Request{Op: load.UDPTrip, To: s.out.udpEcho, Window: m.window / tripTurns})
+	r, err := s.inside.Do(load.Request{Op: load.UDPTrip, To: s.out.udpEcho, Window: window})
 	if err != nil {
 		return nil, err
 	}
@@ -164,12 +167,12 @@ func udpTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
 }
 
 // flood sends as fast as the container can: what a path delivers when it is offered more than it carries.
-func flood(size int, delivered, lost report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func flood(size int, delivered, lost report.Measure) measurement {
+	return func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		if !s.out.udpSink.IsValid() {
 			return nil, nil
 		}
-		rate, part, err := m.datagrams(s, size, 0)
+		rate, part, err := m.datagrams(s, size, 0, window)
 		if err != nil {
 			return nil, err
 		}
@@ -178,12 +181,12 @@ func flood(size int, delivered, lost report.Measure) func(*meter, *sandbox) (map
 }
 
 // pacedFlood is 1 Gbit/s in datagrams of 1400 bytes, as iperf3 --udp --bitrate 1G sends them.
-func pacedFlood(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func pacedFlood(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.out.udpSink.IsValid() {
 		return nil, nil
 	}
 	const size, bytesPerSecond = 1400, giga / bitsPerByte
-	_, part, err := m.datagrams(s, size, int(bytesPerSecond)/size)
+	_, part, err := m.datagrams(s, size, int(bytesPerSecond)/size, window)
 	if err != nil {
 		return nil, err
 	}
@@ -191,11 +194,11 @@ func pacedFlood(m *meter, s *sandbox) (map[report.Measure]float64, error) {
 }
 
 // datagrams floods the sink: how many arrive each second, and which part does not.
-func (m *meter) datagrams(s *sandbox, size, perSecond int) (rate, lost float64, err error) {
+func (m *meter) datagrams(s *sandbox, size, perSecond int, window time.Duration) (rate, lost float64, err error) {
 	if _, err := m.host.Do(load.Request{Op: load.FloodCount}); err != nil { // forget what others left
 		return 0, 0, err
 	}
-	r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, PerSecond: perSecond, Window: m.window})
+	r, err := s.inside.Do(load.Request{Op: load.Flood, To: s.out.udpSink, Size: size, PerSecond: perSecond, Window: window})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -204,12 +207,12 @@ func (m *meter) datagrams(s *sandbox, size, perSecond int) (rate, lost float64, 
 	return float64(n.Total) / r.Elapsed.Seconds(), math.Max(0, 1-float64(n.Total)/float64(r.Total)), err
 }
 
-func publishedStream(way func(*sandbox) netip.AddrPort, down bool, rate report.Measure) func(*meter, *sandbox) (map[report.Measure]float64, error) {
-	return func(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func publishedStream(way func(*sandbox) netip.AddrPort, down bool, rate report.Measure) measurement {
+	return func(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 		if !way(s).IsValid() {
 			return nil, nil
 		}
-		r, err := m.client.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Warm: m.warm, Window: m.window})
+		r, err := m.client.Do(load.Request{Op: load.Stream, To: way(s), Down: down, Warm: m.warm, Window: window})
 		if err != nil {
 			return nil, err
 		}
@@ -217,15 +220,15 @@ func publishedStream(way func(*sandbox) netip.AddrPort, down bool, rate report.M
 	}
 }
 
-func publishedTrip(m *meter, s *sandbox) (map[report.Measure]float64, error) {
+func publishedTrip(m *meter, s *sandbox, window time.Duration) (map[report.Measure]float64, error) {
 	if !s.in.IsValid() {
 		return nil, nil
 	}
-	trip, err := m.client.Do(load.Request{Op: load.RoundTrip, To: s.in, Window: m.window / tripTurns})
+	trip, err := m.client.Do(load.Request{Op: load.RoundTrip, To: s.in, Window: window})
 	if err != nil {
 		return nil, err
 	}
-	dial, err := m.client.Do(load.Request{Op: load.Connect, To: s.in, Streams: 1, Window: m.window / tripTurns})
+	dial, err := m.client.Do(load.Request{Op: load.Connect, To: s.in, Streams: 1, Window: window})
 	if err != nil {
 		return nil, err
 	}

@@ -21,8 +21,7 @@ func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost 
 		return nil, 0, err
 	}
 	defer s.close()
-	tv := unix.NsecToTimeval(int64(datagramTimeout))
-	if err := unix.SetsockoptTimeval(int(s), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+	if err := s.setPatience(datagramTimeout); err != nil {
 		return nil, 0, fmt.Errorf("set socket timeout: %w", err)
 	}
 	var b [1]byte

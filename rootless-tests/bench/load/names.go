@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -36,8 +35,6 @@ func (n nameClients) ask() (all nameAnswers, elapsed time.Duration, err error) {
 	if err != nil {
 		return all, 0, err
 	}
-	// A goroutine in a short system call keeps its P, so that with fewer of these some clients wait for others.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n.clients + 1))
 	var wg sync.WaitGroup
 	each, errs := make([]nameAnswers, n.clients), make([]error, n.clients)
 	start := time.Now()
@@ -77,8 +74,7 @@ func (n nameClients) client(i int, query []byte, start time.Time) (a nameAnswers
 		return a, err
 	}
 	defer s.close()
-	tv := unix.NsecToTimeval(int64(datagramTimeout))
-	if err := unix.SetsockoptTimeval(int(s), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+	if err := s.setPatience(datagramTimeout); err != nil {
 		return a, fmt.Errorf("set socket timeout: %w", err)
 	}
 	var interval time.Duration
