@@ -35,6 +35,9 @@ import (
 // This takes about 40 µs, and nobody outside the datapath is asked. The kernel picks the source address of the last step: it
 // is the container's own, since that is where the connection goes to.
 //
+// A socket whose connection has ended in order becomes a fresh one by the same call, and is kept as a spare for the next
+// connection: a service that is called again and again costs no more than connect(2).
+//
 // # Trust
 //
 // The two sockets were made by a process in the container, and what runs there may have replaced them or hold them too. So
@@ -45,6 +48,10 @@ import (
 // insidePatience bounds the wait for a connection that the kernel makes within one system call unless
 // the container interferes, or the machine is very busy.
 const insidePatience = 5 * time.Second
+
+// maxSpares of a family are kept for a container. Connections at the same time give as many back as they take, so that even of
+// many only the first find none.
+const maxSpares = 4
 
 // dialInsideTimeout is how long a service may take to accept, as through the gateway.
 const dialInsideTimeout = 10 * time.Second
@@ -69,6 +76,10 @@ type maker struct {
 	caller   *os.File // nil until it has come
 	patience time.Duration
 	off      bool // a step has failed
+
+	spareMu sync.Mutex // a leaf; guards what follows
+	spares  []*conn    // not connected; the last is used first
+	closed  bool
 }
 
 // Add takes over a TCP socket of the container's namespace and closes it on an error. Two of a family
@@ -143,7 +154,7 @@ func checkSocketFD(fd int) (v6 bool, err error) {
 }
 
 // Dial connects to an address of the container. errNotInside and a refusal say that another way may be tried.
-func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*conn, error) {
 	if in == nil {
 		return nil, errNotInside
 	}
@@ -157,28 +168,78 @@ func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, er
 	if !ready {
 		return nil, errNotInside
 	}
-	fd, err := m.make(to.Addr().Is6())
-	if err != nil {
-		return nil, err
+	c := m.spare()
+	if c == nil {
+		var err error
+		if c, err = m.make(to.Addr().Is6()); err != nil {
+			return nil, err
+		}
 	}
-	return connectInside(ctx, fd, to)
+	if err := c.connect(ctx, to); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// spare is a socket that has been used before, or nil.
+func (m *maker) spare() *conn {
+	m.spareMu.Lock()
+	defer m.spareMu.Unlock()
+	last := len(m.spares) - 1
+	if last < 0 {
+		return nil
+	}
+	c := m.spares[last]
+	m.spares[last] = nil
+	m.spares = m.spares[:last]
+	return c
+}
+
+// keep takes back a connection that is over, and that nobody uses any more.
+func (m *maker) keep(c *conn) {
+	// A stream's has buffers that have grown, and waits for many bytes.
+	if c.streamed || control(c.raw, refresh) != nil || !m.put(c) {
+		_ = c.Close()
+	}
+}
+
+func (m *maker) put(c *conn) bool {
+	m.spareMu.Lock()
+	defer m.spareMu.Unlock()
+	if m.closed || len(m.spares) == maxSpares {
+		return false
+	}
+	m.spares = append(m.spares, c)
+	return true
+}
+
+// refresh makes fd a fresh socket, with no error of the connection before.
+func refresh(fd int) error {
+	err := sys.Disconnect(fd)
+	_ = pendingError(fd)
+	return err
 }
 
 // make makes a socket like the two of m.
-func (m *maker) make(v6 bool) (fd int, err error) {
+func (m *maker) make(v6 bool) (*conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.off {
-		return -1, errNotInside
+		return nil, errNotInside
 	}
-	fd, err = m.mint(v6)
+	fd, err := m.mint(v6)
 	if err != nil && !exhausted(err) {
 		m.off = true
 	}
-	if err != nil {
-		return -1, fmt.Errorf("make a socket of the container: %w", err)
+	var c *conn
+	if err == nil {
+		c, err = newConn(fd)
 	}
-	return fd, nil
+	if err != nil {
+		return nil, fmt.Errorf("make a socket of the container: %w", err)
+	}
+	c.home = m
+	return c, nil
 }
 
 // exhausted reports whether err will pass.
@@ -203,7 +264,7 @@ func (m *maker) mint(v6 bool) (fd int, err error) {
 	defer func() {
 		derr := errors.Join(control(lrc, sys.Disconnect), control(crc, sys.Disconnect))
 		if fd >= 0 {
-			derr = errors.Join(derr, sys.Disconnect(fd))
+			derr = errors.Join(derr, refresh(fd), sys.InlineUrgent(fd))
 		}
 		if derr != nil && fd >= 0 {
 			unix.Close(fd)
@@ -247,67 +308,39 @@ func (m *maker) accept(rc syscall.RawConn) (fd int, err error) {
 	return fd, err
 }
 
-func control(rc syscall.RawConn, f func(fd int) error) (err error) {
-	cerr := rc.Control(func(fd uintptr) { err = f(int(fd)) })
-	return errors.Join(cerr, err)
-}
-
-// connectInside connects the socket fd, which it owns.
-func connectInside(ctx context.Context, fd int, to netip.AddrPort) (*net.TCPConn, error) {
-	// What became of the connection it was made by is no error of the next one.
-	_, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	err := sys.InlineUrgent(fd)
-	if err == nil {
-		err = unix.Connect(fd, sockaddr(to))
+// connect connects c, a fresh socket.
+func (c *conn) connect(ctx context.Context, to netip.AddrPort) error {
+	c.peer = to
+	sa := sockaddr(to)
+	err := control(c.raw, func(fd int) error {
+		err := unix.Connect(fd, sa)
+		if errors.Is(err, unix.EINPROGRESS) {
+			// Within one kernel it is done by now, unless the service's queue is full. To ask for it again tells.
+			err = unix.Connect(fd, sa)
+		}
+		return err
+	})
+	if errors.Is(err, unix.EALREADY) {
+		err = c.waitConnected(ctx, sa)
 	}
-	f := os.NewFile(uintptr(fd), "inside "+to.String())
-	defer f.Close()
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return nil, err
-	}
-	nc, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	c, ok := nc.(*net.TCPConn)
-	if !ok {
-		return nil, errors.Join(errors.New("not a TCP socket"), nc.Close())
-	}
-	if err := waitConnected(ctx, c); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
+	return errors.Join(err, ctx.Err())
 }
 
 // waitConnected waits until the service's side has accepted or refused, ctx ends, or it takes too long.
-func waitConnected(ctx context.Context, c *net.TCPConn) error {
-	rc, err := c.SyscallConn()
-	if err != nil {
+func (c *conn) waitConnected(ctx context.Context, to unix.Sockaddr) error {
+	if err := c.file.SetWriteDeadline(time.Now().Add(dialInsideTimeout)); err != nil {
 		return err
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(dialInsideTimeout)); err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = c.file.SetWriteDeadline(time.Unix(1, 0)) })()
 	var failed error
-	err = rc.Write(func(fd uintptr) bool {
-		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		if err == nil && errno != 0 {
-			err = syscall.Errno(errno)
-		}
-		if err == nil {
-			var info *unix.TCPInfo
-			if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.State == unix.BPF_TCP_SYN_SENT {
-				return false
-			}
-		}
-		failed = err
-		return true
+	err := c.raw.Write(func(fd uintptr) bool {
+		failed = unix.Connect(int(fd), to)
+		return !errors.Is(failed, unix.EALREADY)
 	})
-	if err = errors.Join(err, failed, ctx.Err()); err != nil {
+	if err = errors.Join(err, failed); err != nil {
 		return err
 	}
-	return c.SetWriteDeadline(time.Time{})
+	return c.file.SetWriteDeadline(time.Time{})
 }
 
 // Close ends the use of the sockets. Connections that were made go on. It is idempotent.
@@ -327,7 +360,14 @@ func (in *Inside) Close() error {
 
 // close also ends a wait that the container has made a blocking one.
 func (m *maker) close() error {
+	m.spareMu.Lock()
+	spares := m.spares
+	m.spares, m.closed = nil, true
+	m.spareMu.Unlock()
 	var errs []error
+	for _, c := range spares {
+		errs = append(errs, c.Close())
+	}
 	for _, f := range []*os.File{m.listener, m.caller} {
 		if f == nil {
 			continue

@@ -248,6 +248,20 @@ func TestSpliceElsewhere(t *testing.T) {
 	}
 }
 
+// dialInside dials for who wants to read and write.
+func dialInside(t *testing.T, in *Inside, to netip.AddrPort) (*net.TCPConn, error) {
+	c, err := in.Dial(t.Context(), to)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	nc, err := net.FileConn(c.file.(*os.File))
+	if err != nil {
+		return nil, err
+	}
+	return nc.(*net.TCPConn), nil
+}
+
 // TestInsideMany: connections made at the same time are all made, each by a socket of its own.
 func TestInsideMany(t *testing.T) {
 	in := inside(t)
@@ -256,7 +270,7 @@ func TestInsideMany(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				c, err := in.Dial(t.Context(), netip.AddrPortFrom(loopback4, port))
+				c, err := dialInside(t, in, netip.AddrPortFrom(loopback4, port))
 				if err != nil {
 					t.Errorf("Dial: %v", err)
 					return

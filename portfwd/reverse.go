@@ -47,8 +47,11 @@ func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	defer s.less(spliceCost)
-	d := net.Dialer{Timeout: hostDialTimeout}
-	host, err := d.DialContext(ctx, "tcp", s.spec.hostAddr().String())
+	client, err := connOf(c)
+	if err != nil {
+		return
+	}
+	host, err := dialHost(ctx, s.spec.hostAddr())
 	if err != nil {
 		_ = c.SetLinger(0) // refused is refused
 		s.fw.cfg.Log.Debug("connection to the host refused", "spec", s.spec.String(), "err", err)
@@ -56,9 +59,19 @@ func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
 	}
 	s.fw.spliced.Add(1)
 	defer s.fw.spliced.Add(-1)
-	if err := splice(ctx, c, host.(*net.TCPConn)); err != nil {
+	if err := splice(ctx, client, host); err != nil {
 		s.fw.cfg.Log.Debug("connection to the host ended", "spec", s.spec.String(), "err", err)
 	}
+}
+
+// dialHost connects to a service on the host's loopback.
+func dialHost(ctx context.Context, to netip.AddrPort) (*conn, error) {
+	d := net.Dialer{Timeout: hostDialTimeout}
+	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+	if err != nil {
+		return nil, err
+	}
+	return connOf(c)
 }
 
 // reverseUDP serves one UDP listener inside a container.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"syscall"
 
@@ -34,10 +33,8 @@ import (
 var errStopped = errors.New("the port is not published any more")
 
 // splice joins a and b until both directions have ended, one side was reset, or ctx ends. Both are closed then, with
-// a reset unless both directions ended in order.
-func splice(ctx context.Context, a, b *net.TCPConn) error {
-	avoidPacing(a)
-	avoidPacing(b)
+// a reset unless both directions ended in order; a socket of a maker goes back to it.
+func splice(ctx context.Context, a, b *conn) error {
 	j := &joint{a: a, b: b}
 	stop := context.AfterFunc(ctx, func() { j.fail(errStopped) })
 	defer stop()
@@ -45,40 +42,38 @@ func splice(ctx context.Context, a, b *net.TCPConn) error {
 	wg.Go(func() { j.carry(b, a) })
 	j.carry(a, b)
 	wg.Wait()
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	for _, c := range j.reusable {
+		c.home.keep(c)
+	}
 	return j.err
 }
 
-// avoidPacing has c sent by window alone. Both connections stay in this host's memory, where nothing is ever lost;
+// pacedBytes go before a direction is sent without pacing: a short one is spared the call.
+const pacedBytes = 256 << 10
+
+// avoidPacing has the socket fd sent by window alone. Both connections stay in this host's memory, where nothing is ever lost;
 // where BBR is the default its timers cost half of the throughput (11 of 25 Gbit/s).
-func avoidPacing(c *net.TCPConn) {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
+func avoidPacing(fd uintptr) {
 	// Reno is in every kernel and free to all. Without it the connection is as good, and slower.
-	_ = control(rc, func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") })
+	_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 }
 
 // joint is two connections that are one.
 type joint struct {
-	a, b *net.TCPConn
+	a, b *conn
 
-	mu   sync.Mutex // a leaf
-	half bool       // one direction has ended in order
-	over bool       // both have, or err is set; the connections are closed
-	err  error
+	mu       sync.Mutex // a leaf
+	half     bool       // one direction has ended in order
+	over     bool       // both have, or err is set; the connections are closed, but for those in reusable
+	err      error
+	reusable []*conn
 }
 
 // carry is the life of one direction.
-func (j *joint) carry(src, dst *net.TCPConn) {
-	from, err := src.SyscallConn()
-	if err == nil {
-		err = pumpAll(from, src, dst)
-	}
+func (j *joint) carry(src, dst *conn) {
+	err := pumpAll(src, dst)
 	if err == nil && !j.ended() {
-		err = waitOver(from)
+		err = waitOver(src.raw)
 	}
 	if err != nil {
 		j.fail(err)
@@ -94,10 +89,17 @@ func (j *joint) ended() bool {
 		j.half = true
 		return false
 	}
-	if !j.over {
-		j.over = true
-		j.a.Close()
-		j.b.Close()
+	if j.over {
+		return true
+	}
+	j.over = true
+	for _, c := range []*conn{j.a, j.b} {
+		// The other direction may wait for the connection to be over, and sees that by itself when it is.
+		if c.home != nil && c.isOver() {
+			j.reusable = append(j.reusable, c)
+			continue
+		}
+		_ = c.Close()
 	}
 	return true
 }
@@ -110,10 +112,8 @@ func (j *joint) fail(err error) {
 		return
 	}
 	j.over, j.err = true, err
-	for _, c := range []*net.TCPConn{j.a, j.b} {
-		_ = c.SetLinger(0) // one that is gone needs no reset
-		_ = c.Close()
-	}
+	j.a.reset()
+	j.b.reset()
 }
 
 // turnBytes is what a direction moves before others get their turn, should it never have to wait: some 3 ms. A turn wakes
@@ -122,38 +122,36 @@ const turnBytes = 8 << 20
 
 // pump is one direction of a connection.
 type pump struct {
-	pipe *sys.Pipe // nil while there is nothing to move
-	n    int       // moved by the last fill
-	run  int       // moved since the last turn of others
-	err  error     // of the last call
-	more gathering // how long to wait for the source
+	pipe  *sys.Pipe // nil while there is nothing to move
+	n     int       // moved by the last fill
+	run   int       // moved since the last turn of others
+	paced int       // moved before avoidPacing, up to pacedBytes
+	err   error     // of the last call
+	more  gathering // how long to wait for the source
 }
 
 // pumpAll moves everything from src to dst and tells dst the end.
-func pumpAll(from syscall.RawConn, src, dst *net.TCPConn) error {
-	to, err := dst.SyscallConn()
-	if err != nil {
-		return err
-	}
-	p := pump{more: gathering{from: from}}
+func pumpAll(src, dst *conn) error {
+	p := pump{more: gathering{from: src.raw}}
 	defer p.release()
 	defer p.more.readable() // stops its timer
+	defer func() { src.streamed = p.more.used }()
 	fill, drain := p.fill, p.drain
 	for {
-		if err := from.Read(fill); err != nil {
+		if err := src.raw.Read(fill); err != nil {
 			return err
 		}
 		if p.err != nil {
-			return fmt.Errorf("receive from %s: %w", src.RemoteAddr(), p.err)
+			return fmt.Errorf("receive from %s: %w", src.peer, p.err)
 		}
 		if p.n == 0 {
-			return dst.CloseWrite()
+			return dst.closeWrite()
 		}
-		if err := to.Write(drain); err != nil {
+		if err := dst.raw.Write(drain); err != nil {
 			return err
 		}
 		if p.err != nil {
-			return fmt.Errorf("send to %s: %w", dst.RemoteAddr(), p.err)
+			return fmt.Errorf("send to %s: %w", dst.peer, p.err)
 		}
 		if p.run += p.n; p.run >= turnBytes {
 			p.run = 0
@@ -182,6 +180,11 @@ func (p *pump) fill(fd uintptr) bool {
 
 // drain runs when the destination may have room, and reports whether everything has gone.
 func (p *pump) drain(fd uintptr) bool {
+	if p.paced < pacedBytes {
+		if p.paced += p.n; p.paced >= pacedBytes {
+			avoidPacing(fd)
+		}
+	}
 	_, p.err = p.pipe.Drain(fd)
 	return p.err != unix.EAGAIN
 }
@@ -194,25 +197,16 @@ func (p *pump) release() {
 }
 
 // waitOver waits until the connection of a socket that has received the end of its stream is over, which is an
-// error when it was reset.
+// error when it was reset. When both directions have ended it may be closed, which is an error that nobody looks at.
 func waitOver(rc syscall.RawConn) error {
 	var reset error
 	err := rc.Read(func(fd uintptr) bool {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			reset = err
-			return true
+		over, err := isOver(int(fd))
+		if over {
+			err = pendingError(int(fd))
 		}
-		if info.State != unix.BPF_TCP_CLOSE {
-			return false
-		}
-		if errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
-			reset = syscall.Errno(errno)
-		}
-		return true
+		reset = err
+		return over || err != nil
 	})
-	if errors.Is(err, net.ErrClosed) {
-		return nil // the other direction has ended too
-	}
 	return errors.Join(err, reset)
 }

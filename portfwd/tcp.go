@@ -7,14 +7,9 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/usernet/usernet/stack/drop"
 )
-
-// keepAlive finds clients that vanished: a dead one is noticed after 60 s + 9 × 15 s, and an idle
-// one that lives keeps its place for ever (NAT-22).
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 9}
 
 // tcpServer accepts the connections of one published port.
 //
@@ -94,8 +89,6 @@ func (s *tcpServer) forward(ctx context.Context, c *net.TCPConn) {
 		return // reset before it was accepted; the kernel has no address for it
 	}
 	from, to := s.fw.sources.route(client, s.target, s.spec.Port)
-	// Without keepalive the connection is as good, only slower to be missed.
-	_ = c.SetKeepAliveConfig(keepAlive)
 	if client.Addr().IsLoopback() && s.splice(ctx, c, s.inside(to)) {
 		return
 	}
@@ -122,6 +115,10 @@ func (s *tcpServer) splice(ctx context.Context, c *net.TCPConn, to netip.AddrPor
 		return false
 	}
 	defer s.less(spliceCost)
+	client, err := connOf(c)
+	if err != nil {
+		return false
+	}
 	inside, err := s.target.Inside.Dial(ctx, to)
 	if err != nil {
 		if !errors.Is(err, errNotInside) {
@@ -131,7 +128,7 @@ func (s *tcpServer) splice(ctx context.Context, c *net.TCPConn, to netip.AddrPor
 	}
 	s.fw.spliced.Add(1)
 	defer s.fw.spliced.Add(-1)
-	if err := splice(ctx, c, inside); err != nil {
+	if err := splice(ctx, client, inside); err != nil {
 		s.fw.cfg.Log.Debug("spliced connection ended", "to", to, "err", err)
 	}
 	return true
