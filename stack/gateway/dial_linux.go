@@ -22,11 +22,12 @@ import (
 // A local port is chosen by connect and not by bind. bind does not know the destination: it takes a port that
 // no other socket has, so 28 000 connections to one server would leave none for the others.
 
-// outbound says by what a connection leaves the host: an address of it, an interface, or as the kernel chooses where
+// outbound says how a connection leaves the host: by an address of it, an interface, or as the kernel chooses where
 // they are zero.
 type outbound struct {
-	from   netip.Addr
-	device string
+	from    netip.Addr
+	device  string
+	lateACK bool // the handshake's last ACK waits for data; see lateack_linux.go
 }
 
 // dialHost connects to an address of the outside. The socket is non-blocking and the caller's. await is asked, where there is
@@ -42,6 +43,9 @@ func dialHost(await func() (context.Context, context.CancelFunc), by outbound, t
 		return -1, fmt.Errorf("dial %s: create socket: %w", to, errno)
 	}
 	fd = int(s)
+	if by.lateACK {
+		_ = setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) // or the ACK is prompt
+	}
 	if err = by.bind(fd); err == nil {
 		err = connectSocket(await, fd, to)
 	}

@@ -99,6 +99,7 @@ type Shared struct {
 	flows      *quota.Pool
 	grown      atomic.Int64 // bytes of growBudget that flows have taken
 	bursts     burstQuota
+	servers    lateServers
 }
 
 // NewShared makes it. flows are the TCP flows that all may have, each of which is a descriptor; nil: no bound.
@@ -147,6 +148,7 @@ type Gateway struct {
 	workers        synWorkers
 	answers        elders // attempts that wait for the ACK of their SYN-ACK
 	young          elders // flows that have no keepalive yet
+	late           elders // flows whose server waits for our ACK
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container
@@ -188,6 +190,7 @@ func New(cfg Config) (*Gateway, error) {
 	g.workers.g, g.workers.requests = g, make(chan *tcp.ForwarderRequest)
 	g.answers.g, g.answers.age = g, handshakeTimeout
 	g.young.g, g.young.age = g, keepaliveFrom
+	g.late.g, g.late.age = g, lateFor
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -232,6 +235,7 @@ func (g *Gateway) Close() error {
 	g.carriers.stop()
 	g.answers.stop()
 	g.young.stop()
+	g.late.stop()
 	g.wg.Wait()
 	g.reasm.close()
 	g.acks.close()

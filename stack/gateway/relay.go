@@ -52,6 +52,8 @@ type flow struct {
 	owner l2.MAC        // who is charged
 	done  chan struct{} // nil, or closed when the flow is over
 	elder elder         // in g.young
+	// lateElder is of the flow in g.late.
+	lateElder elder
 
 	// Guarded by c.mu.
 	next    *flow
@@ -73,6 +75,8 @@ type flow struct {
 	source   source    // guarded by mu
 	burst    *burst    // guarded by mu; nil, or what was read from the socket and has found no room
 	tuning   tuning    // guarded by mu
+	server   uint64    // guarded by mu; whom the flow is with, a serverID, until it is known who speaks first
+	late     bool      // guarded by mu; the server waits for our ACK
 }
 
 // direction is the state of one direction of a flow.
@@ -96,6 +100,7 @@ const (
 	newsHostEnd // FIN or an error
 	newsStart   // begin to watch the host socket
 	newsLasts   // it is old enough to have keepalive
+	newsLate    // the server waits for our ACK long enough
 	newsKill    // reset both sides
 )
 
@@ -137,6 +142,7 @@ func (f *flow) work(n news) (moved int) {
 	f.news.Or(uint32(n))
 	for f.news.Load() != 0 && f.mu.TryLock() {
 		up, down := f.step(news(f.news.Swap(0)))
+		f.spoke(up, down)
 		f.grow(up, down)
 		f.stream.Store(up+down > chunkBytes)
 		moved += up + down
@@ -153,6 +159,9 @@ func (f *flow) step(n news) (up, down int) {
 	if n&newsKill != 0 {
 		f.kill()
 		return 0, 0
+	}
+	if n&newsLate != 0 && f.late {
+		f.prompt()
 	}
 	if n&newsLasts != 0 {
 		f.keepAlive()
@@ -279,11 +288,21 @@ func (f *flow) finish() {
 	f.left()
 }
 
+// abandon resets the host's side of a flow that does not begin.
+func (f *flow) abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	f.g.late.remove(&f.lateElder)
+	resetSocket(f.fd)
+}
+
 func (f *flow) close(socket func(fd int)) {
 	f.over = true
 	f.wq.EventUnregister(&f.entry)
 	f.c.forget(f)
 	f.g.young.remove(&f.elder)
+	f.g.late.remove(&f.lateElder)
 	f.dropBurst()
 	socket(f.fd)
 }

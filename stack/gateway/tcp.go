@@ -115,19 +115,21 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	fl, err := g.newFlow(container, func() (int, error) {
-		return g.dial(a, netip.AddrPortFrom(v.Dial, dst.Port()), v.Mapped)
-	})
+	to := netip.AddrPortFrom(v.Dial, dst.Port())
+	server := serverID(to)
+	late := g.cfg.Shared.servers.has(server)
+	fl, err := g.newFlow(container, func() (int, error) { return g.dial(a, to, v.Mapped, late) })
 	if err != nil {
 		g.endFlow(container)
 		g.refuse(r, a, err)
 		return
 	}
+	fl.answersTo(server, late)
 	ep, err := a.acknowledge(r, &fl.wq)
 	r.Complete(false)
 	if err != nil {
 		g.endFlow(container)
-		resetSocket(fl.fd)
+		fl.abandon()
 		return
 	}
 	g.handshakes.done(slot)
@@ -174,13 +176,13 @@ func (g *Gateway) enter() bool {
 }
 
 // dial opens a connection from the host, from the configured outbound address and interface where there are any.
-func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped bool) (fd int, err error) {
-	by := outbound{g.cfg.Spec.Outbound4, g.cfg.Spec.OutboundDevice4}
+func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped, late bool) (fd int, err error) {
+	by := outbound{g.cfg.Spec.Outbound4, g.cfg.Spec.OutboundDevice4, late}
 	if to.Addr().Is6() {
-		by = outbound{g.cfg.Spec.Outbound6, g.cfg.Spec.OutboundDevice6}
+		by = outbound{g.cfg.Spec.Outbound6, g.cfg.Spec.OutboundDevice6, late}
 	}
 	if mapped {
-		by = outbound{} // the host itself cannot be reached from an outside address or interface
+		by = outbound{lateACK: late} // the host itself cannot be reached from an outside address or interface
 	}
 	if g.cfg.Dial == nil {
 		return dialHost(a.context, by, to)
