@@ -67,6 +67,7 @@ func (s *supervisor) addNetwork(spec spec.Network, hosts map[string][]netip.Addr
 		return err
 	}
 	s.want.networks[spec.ID] = &network{spec: spec, hosts: hosts, endpoints: make(map[string]*endpoint)}
+	s.renewal.networks(len(s.want.networks))
 	return nil
 }
 
@@ -83,6 +84,7 @@ func (s *supervisor) removeNetwork(id string) error {
 	if n.capture != nil {
 		n.capture.Close()
 	}
+	s.renewal.networks(len(s.want.networks))
 	return nil
 }
 
@@ -116,6 +118,8 @@ func (s *supervisor) attach(network string, e *endpoint) error {
 	}
 	e.ports = make(map[string]portfwd.Listener)
 	n.endpoints[e.spec.ID] = e
+	s.want.attached++
+	s.renewal.attached(s.want.attached)
 	return nil
 }
 
@@ -142,6 +146,7 @@ func (s *supervisor) detach(network, id string) error {
 		s.tell(datapath.Unpublish(network, port))
 	}
 	delete(s.want.networks[network].endpoints, id)
+	s.want.attached--
 	s.tell(datapath.Detach(network, id))
 	e.close()
 	return nil

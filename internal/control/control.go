@@ -31,6 +31,8 @@ type Config struct {
 
 	fallenGrace time.Duration // 0 means the usual one
 	claimGrace  time.Duration // 0 means the usual one
+	renewCrowd  int           // 0 means the usual one, and the usual delay
+	renewDelay  time.Duration
 }
 
 func (c *Config) grace() time.Duration {

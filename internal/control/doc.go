@@ -33,6 +33,9 @@
 // reason. When something is refused that an earlier datapath had accepted (a TAP whose container
 // has ended), that is logged and the rest goes on; its owner takes it back when it is time.
 //
+// A process that has carried many Endpoints keeps memory for them. Once it has had no Network for a while, a fresh one takes
+// its place, in state Running throughout (renew.go).
+//
 // The first launch of a Control whose datapath has a Socket adopts the process that an earlier Control has left, if
 // there is one (adopt.go). A change that the process has already needs no request, and what nobody wants within 30 s is
 // removed. Close leaves the process in turn to the next Control when it has Endpoints, and ends it when not.

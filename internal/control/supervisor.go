@@ -27,6 +27,7 @@ type supervisor struct {
 	unclaimed unclaimed
 	restarts  restarts
 	fallen    fallen
+	renewal   renewal
 	watching  bool // both watchers have been started
 	adopted   bool // an earlier process was looked for
 
@@ -42,6 +43,7 @@ func newSupervisor(ctx context.Context, c *Control) *supervisor {
 		changed:   make(chan struct{}, 1),
 		fallen:    newFallen(),
 		unclaimed: newUnclaimed(),
+		renewal:   newRenewal(&c.cfg),
 	}
 	s.want.upstreams = c.cfg.DNS.Servers
 	return s
@@ -119,6 +121,8 @@ func (s *supervisor) launch() error {
 		return err
 	}
 	s.tellAll(s.unclaimed.DropGone())
+	// An adopted one has carried what is in it.
+	s.renewal.started(max(s.want.attached, s.unclaimed.Len()), len(s.want.networks))
 	s.c.setProcess(p.PID(), h)
 	s.log.Info("datapath runs", "pid", p.PID(), "took", time.Since(began), "weakened", h.Confine.Weakened())
 	return nil
@@ -146,6 +150,8 @@ func (s *supervisor) serve() {
 			s.warnFallen()
 		case <-s.unclaimed.timer.C:
 			s.dropUnclaimed()
+		case <-s.renewal.timer.C:
+			s.renew()
 		}
 	}
 }
@@ -233,6 +239,7 @@ func (s *supervisor) end() {
 	s.c.cancel()
 	s.fallen.timer.Stop()
 	s.unclaimed.timer.Stop()
+	s.renewal.timer.Stop()
 	switch {
 	case s.proc == nil:
 	case s.missed():

@@ -19,6 +19,7 @@ type want struct {
 	reserved  map[netip.Prefix]int // how often: two Networks may have the same for a moment
 	upstreams []netip.AddrPort
 	networks  map[string]*network
+	attached  int // Endpoints of all of them
 }
 
 type network struct {

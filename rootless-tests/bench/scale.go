@@ -27,8 +27,8 @@ const (
 	lastOnes = 500
 	// scalePatience is for a restart that takes ten times its limit.
 	scalePatience = 50 * time.Second
-	// freed is how long memory may take to be given back: the datapath waits some seconds for the end of many
-	// networks.
+	// freed is how long memory may take to be given back: some seconds after the end of many networks the daemon
+	// collects, and the datapath is replaced by a fresh one.
 	freed = 15 * time.Second
 
 	mebi = 1 << 20
@@ -232,23 +232,14 @@ func (s *scale) restart(ctx context.Context) error {
 	return nil
 }
 
-// left measures memory when everything is gone and what is to be given back has been: the least within a while.
+// left measures memory when everything is gone and what is to be given back has been.
 func (s *scale) left() error {
-	var least held
-	for end := time.Now().Add(freed); time.Now().Before(end); time.Sleep(settle) {
-		now, err := s.memory()
-		if err != nil {
-			return err
-		}
-		if least == (held{}) || now.sum() < least.sum() {
-			least = now
-		}
-		if least.sum() <= s.base.sum() {
-			break
-		}
+	time.Sleep(freed)
+	now, err := s.memory()
+	if err == nil {
+		s.addMemory(now, report.NetworksLeft, report.NetworksStay)
 	}
-	s.addMemory(least, report.NetworksLeft, report.NetworksStay)
-	return nil
+	return err
 }
 
 // crowd puts two thousand containers into one network.
