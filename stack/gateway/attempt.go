@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -135,48 +134,5 @@ func (a *attempt) insist() {
 		}
 		wq.Notify(waiter.WritableEvents)
 		<-tick.C
-	}
-}
-
-// synWorkers are the goroutines that handle SYNs. netstack starts one for each SYN. A goroutine begins with 2 KiB of stack and a SYN needs
-// 8, so that each copied its stack twice as it grew, 3 % of the CPU time of short connections. So some of those that are done
-// wait for another SYN, and netstack's new goroutine hands it over and ends.
-type synWorkers struct {
-	g        *Gateway
-	requests chan *tcp.ForwarderRequest
-	idle     atomic.Int32 // how many wait for a request
-}
-
-// idleWorkers is how many connections begin at once without another goroutine growing.
-const idleWorkers = 16
-
-// handle is what netstack calls with a SYN, on a new goroutine, which becomes a worker when none is idle.
-func (w *synWorkers) handle(r *tcp.ForwarderRequest) {
-	select {
-	case w.requests <- r:
-		return
-	default:
-	}
-	if !w.g.enter() {
-		r.Complete(false)
-		return
-	}
-	defer w.g.wg.Done()
-	for {
-		if w.g.closed.Load() {
-			r.Complete(false)
-			return
-		}
-		w.g.handleSYN(r)
-		if w.idle.Add(1) > idleWorkers {
-			w.idle.Add(-1)
-			return
-		}
-		select {
-		case r = <-w.requests:
-			w.idle.Add(-1)
-		case <-w.g.ctx.Done():
-			return
-		}
 	}
 }

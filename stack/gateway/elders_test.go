@@ -103,34 +103,3 @@ func TestHandshakeTimeout(t *testing.T) {
 		t.Errorf("the outside is still connected: %v", err)
 	}
 }
-
-// TestSYNWorkers: goroutines that have handled a SYN handle the next ones, and no more of them stay than may.
-func TestSYNWorkers(t *testing.T) {
-	o := newOutside(t)
-	b := newBench(t, withDial(o.dial))
-	const at = 2 * idleWorkers
-	var all [at]*client
-	for i := range all { // all wait for their ACK at once
-		all[i] = b.newClient(uint16(1000 + i))
-		all[i].syn()
-		o.accept(t)
-	}
-	if n := b.gw.workers.idle.Load(); n != 0 {
-		t.Errorf("%d workers are idle while all wait", n)
-	}
-	for i := range all {
-		all[i].send(0x10, nil)
-	}
-	waitFor(t, func() bool { return b.gw.handshakes.inFlight() == 0 && b.gw.workers.idle.Load() == idleWorkers })
-	for i := range 3 * at {
-		c := b.newClient(uint16(2000 + i))
-		c.open(o)
-		waitFor(t, func() bool { return b.gw.workers.idle.Load() == idleWorkers })
-	}
-	last := b.newClient(3000)
-	last.syn() // and waits for its ACK, on a goroutine that was there
-	o.accept(t)
-	if n := b.gw.workers.idle.Load(); n != idleWorkers-1 {
-		t.Errorf("%d workers are idle while one connection begins, want %d", n, idleWorkers-1)
-	}
-}

@@ -237,6 +237,7 @@ func (g *Gateway) Close() error {
 	g.young.stop()
 	g.late.stop()
 	g.wg.Wait()
+	g.workers.stop()
 	g.reasm.close()
 	g.acks.close()
 	if s != nil {
