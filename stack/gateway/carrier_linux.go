@@ -23,7 +23,7 @@ import (
 // down to the write to the TAP, unless it is a stream's while others wait for their turn.
 //
 // serve waits for flows that netstack has news of. netstack tells while it holds the endpoint's lock, so
-// nothing can be done there but to put the flow into a list. Flows in the list take turns of turnBytes each.
+// nothing can be done there but to put the flow into a list. Flows in the list take turns (turns.go).
 //
 // While the process has several P several goroutines serve the one list, each as long as there is something in
 // it, and watch puts into it all it finds but one. So whoever is free takes what is next, wherever it came from.
@@ -50,8 +50,7 @@ type carrier struct {
 
 	mu      sync.Mutex      // a leaf: netstack calls ready with its locks held
 	flows   map[int32]*flow // guarded by mu; by host socket
-	head    *flow           // guarded by mu; flows with news, linked by next
-	tail    *flow           // guarded by mu
+	turns   turns           // guarded by mu; of the flows with news
 	serving int             // guarded by mu; goroutines in serve
 	waiting int             // guarded by mu; those of them that wait and have no token yet
 	stopped bool            // guarded by mu; no flow is accepted any more
@@ -94,7 +93,7 @@ func (cs *carriers) stop() {
 	}
 }
 
-// turnBytes is what a flow moves before others have their turn: one gather, or four of netstack's largest segments.
+// turnBytes is after how much work on a flow lets serve look what is next: one gather, or four of netstack's largest segments.
 const turnBytes = 256 << 10
 
 // lookAfter is how much serve moves before it lets others run and look at the network: as much as a TAP's reader
@@ -174,7 +173,7 @@ func (c *carrier) act(fd uintptr) (more bool) {
 // it when its own news gave each a turn at once; so they are within 1 % of it in 2 s, for the same throughput.
 func (c *carrier) hear(fd int32, n news, share bool) (moved int) {
 	c.mu.Lock()
-	f, waiting := c.flows[fd], c.head != nil
+	f, waiting := c.flows[fd], !c.turns.empty()
 	c.mu.Unlock()
 	switch {
 	case f == nil: // it was closed since
@@ -213,7 +212,9 @@ func (c *carrier) serve() {
 		if waited {
 			moved = 0
 		}
-		if moved += f.work(n); moved >= lookAfter {
+		did := f.work(n)
+		c.spent(f, did)
+		if moved += did; moved >= lookAfter {
 			sys.Yield()
 			moved = 0
 		}
@@ -224,7 +225,7 @@ func (c *carrier) serve() {
 func (c *carrier) next() (f *flow, n news, waited, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.head == nil && !c.stopped {
+	for c.turns.empty() && !c.stopped {
 		if c.serving > c.processors() {
 			c.serving--
 			return nil, 0, waited, false
@@ -238,12 +239,16 @@ func (c *carrier) next() (f *flow, n news, waited, ok bool) {
 	if c.stopped {
 		return nil, 0, waited, false
 	}
-	f = c.head
-	if c.head = f.next; c.head == nil {
-		c.tail = nil
-	}
-	n, f.next, f.queued, f.pending = f.pending, nil, false, 0
+	f = c.turns.next()
+	n, f.queued, f.pending = f.pending, false, 0
 	return f, n, waited, true
+}
+
+// spent is told that serve has moved n bytes for f.
+func (c *carrier) spent(f *flow, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turns.spend(f, n)
 }
 
 // ready has serve work on f. It may be called with any lock held but c.mu.
@@ -255,12 +260,7 @@ func (c *carrier) ready(f *flow, n news) {
 		return
 	}
 	f.queued = true
-	if c.tail == nil {
-		c.head = f
-	} else {
-		c.tail.next = f
-	}
-	c.tail = f
+	c.turns.add(f)
 	switch {
 	case c.waiting > 0:
 		c.waiting--
@@ -317,6 +317,7 @@ func (c *carrier) forget(f *flow) {
 	if c.flows[int32(f.fd)] == f {
 		delete(c.flows, int32(f.fd))
 	}
+	c.turns.forget(f)
 }
 
 // stop resets all flows and waits for the goroutines.

@@ -59,6 +59,7 @@ type flow struct {
 	next    *flow
 	queued  bool
 	pending news
+	credit  int // bytes it may have moved before it waits for its next turn
 
 	news   atomic.Uint32 // not yet acted on
 	stream atomic.Bool   // it moved more than a segment last time

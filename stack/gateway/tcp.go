@@ -148,7 +148,7 @@ func (g *Gateway) newFlow(container l2.MAC, open func() (fd int, err error)) (*f
 	if err != nil {
 		return nil, err
 	}
-	return &flow{fd: fd, c: c, g: g, owner: container}, nil
+	return &flow{fd: fd, c: c, g: g, owner: container, credit: firstCredit}, nil
 }
 
 // deny answers a SYN the policy does not let through: with a reset, so that the container need not wait, or as

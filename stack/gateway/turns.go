@@ -1,0 +1,117 @@
+package gateway
+
+// # Theory of operation
+//
+// Flows with news take turns by credit, a deficit round robin (Shreedhar and Varghese, SIGCOMM 1995; fq_codel, RFC 8290, has
+// the same two lists). A flow begins its turn with roundBytes of credit, and what is moved for it, and workBytes each time
+// it is worked on, is taken from that.
+//
+//	         credit left                      none left
+//	news ──► owed, first come first served    queue, first come first served: with the turn comes credit
+//
+// A stream keeps its turn for as long as it has news and credit. While each had one burst at a time its sender had filled its socket and slept
+// before it came round again: what a read made room for the kernel then sent on our thread, as part of the read or from a timer of the
+// sender's on our CPU, and that thread is what 16 downloads keep busy. After the first burst of several the sender runs again, on another CPU, and sends by
+// itself; and the container's reader finds more each time it is woken. With 16 downloads the server's share of the CPU time went from
+// 0.15 to 0.22 s/GB, ours from 0.62 to 0.48, and a reader was woken 4.5 times per MiB instead of 8.2: 1.29 of the throughput (1.07 to 1.60,
+// 8 pairs in turns, 2 CPUs).
+//
+// A stream whose news stop, because its sender or its reader is behind, loses its turn but not the credit: it is owed the
+// rest, and has it before another turn begins. So each moves as much in a round whether it moves it at once or not.
+//
+// Who sends little has credit nearly always, and is not only before those in the queue but also before the stream whose turn it
+// is: it waits for no more than what is being moved. workBytes sees to it that many of those do not keep streams from their turn
+// for long.
+//
+// With several P each that serves takes what is next; the one turn that is kept is that of the stream that began last.
+type turns struct {
+	owed  flowList
+	queue flowList
+	turn  *flow // whose turn it is; in neither list; nil: nobody's
+	again bool  // turn has news
+}
+
+const (
+	// roundBytes is what a stream moves in a turn. 16 downloads with one, two and three bursts: 1, 1.18 and 1.29. With four and more no faster, and
+	// the furthest from the mean in 1 s is 25 % from it instead of 6.
+	roundBytes = 3 * burstBytes
+	// workBytes is as much copying as a look at a flow takes that has nearly nothing.
+	workBytes = 8 << 10
+	// firstCredit is what a new flow has: enough for a request and its answer.
+	firstCredit = 64 << 10
+)
+
+// flowList links flows by next.
+type flowList struct{ head, tail *flow }
+
+func (l *flowList) push(f *flow) {
+	if l.tail == nil {
+		l.head = f
+	} else {
+		l.tail.next = f
+	}
+	l.tail = f
+}
+
+// pop returns the first flow; there is one.
+func (l *flowList) pop() (f *flow) {
+	f = l.head
+	if l.head, f.next = f.next, nil; l.head == nil {
+		l.tail = nil
+	}
+	return f
+}
+
+// empty reports whether no flow has news.
+func (t *turns) empty() bool { return t.owed.head == nil && t.queue.head == nil && !t.again }
+
+// add puts a flow in that has news and is not in.
+func (t *turns) add(f *flow) {
+	switch {
+	case f == t.turn:
+		t.again = true
+	case f.credit > 0:
+		t.owed.push(f)
+	default:
+		t.queue.push(f)
+	}
+}
+
+// next takes out the flow to work on. There is one.
+func (t *turns) next() (f *flow) {
+	if o := t.owed.head; o != nil {
+		switch {
+		case !o.stream.Load():
+			return t.owed.pop() // it takes no time worth a turn
+		case !t.again:
+			t.turn = t.owed.pop()
+			return t.turn
+		}
+	}
+	if t.again {
+		t.again = false
+		return t.turn
+	}
+	t.turn = t.queue.pop()
+	t.turn.credit += roundBytes
+	return t.turn
+}
+
+// spend takes the work on f, which moved n bytes, from its credit.
+func (t *turns) spend(f *flow, n int) {
+	if f.credit -= n + workBytes; f.credit > 0 || f != t.turn {
+		return
+	}
+	t.turn = nil
+	if t.again {
+		t.again = false
+		t.queue.push(f)
+	}
+}
+
+// forget is told that there will be no news of f.
+func (t *turns) forget(f *flow) {
+	if f == t.turn {
+		t.turn, t.again = nil, false
+	}
+}
