@@ -224,6 +224,7 @@ func (f *flow) relayUp() (moved int) {
 			return moved
 		}
 	}
+	f.c.spent(f, (upCharge-1)*moved)
 	f.c.ready(f, newsContainerData)
 	return moved
 }
