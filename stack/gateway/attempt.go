@@ -39,6 +39,7 @@ type attempt struct {
 	g        *Gateway
 	src, dst netip.AddrPort // the container's side and the outside's
 	quote    []byte         // the SYN's headers, once the dial waits; of the goroutine that handles the SYN
+	spares   *spareSockets  // where the dialled socket may go when it has served; of that goroutine too
 
 	mu      sync.Mutex
 	state   attemptState       // guarded by mu

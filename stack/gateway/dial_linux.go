@@ -27,7 +27,8 @@ import (
 type outbound struct {
 	from    netip.Addr
 	device  string
-	lateACK bool // the handshake's last ACK waits for data; see lateack_linux.go
+	lateACK bool          // the handshake's last ACK waits for data; see lateack_linux.go
+	spares  *spareSockets // where there may be a socket to use again; nil: one is made
 }
 
 // dialHost connects to an address of the outside. The socket is non-blocking and the caller's. await is asked, where there is
@@ -38,18 +39,22 @@ func dialHost(await func() (context.Context, context.CancelFunc), by outbound, t
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	s, _, errno := unix.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if errno != 0 {
-		return -1, fmt.Errorf("dial %s: create socket: %w", to, errno)
+	fd = by.spares.take()
+	made := fd < 0
+	if made {
+		s, _, errno := unix.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if errno != 0 {
+			return -1, fmt.Errorf("dial %s: create socket: %w", to, errno)
+		}
+		fd = int(s)
 	}
-	fd = int(s)
 	if by.lateACK {
 		_ = setsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) // or the ACK is prompt
 	}
 	if err = by.bind(fd); err == nil {
 		err = connectSocket(await, fd, to)
 	}
-	if err == nil {
+	if err == nil && made {
 		err = setHostOptions(fd)
 	}
 	if err != nil {

@@ -146,9 +146,10 @@ type Gateway struct {
 
 	syns           synQuotes
 	workers        synWorkers
-	answers        elders // attempts that wait for the ACK of their SYN-ACK
-	young          elders // flows that have no keepalive yet
-	late           elders // flows whose server waits for our ACK
+	answers        elders          // attempts that wait for the ACK of their SYN-ACK
+	young          elders          // flows that have no keepalive yet
+	late           elders          // flows whose server waits for our ACK
+	spares         [2]spareSockets // of IPv4 and of IPv6
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container
@@ -191,6 +192,9 @@ func New(cfg Config) (*Gateway, error) {
 	g.answers.g, g.answers.age = g, handshakeTimeout
 	g.young.g, g.young.age = g, keepaliveFrom
 	g.late.g, g.late.age = g, lateFor
+	for i := range g.spares {
+		g.spares[i].g, g.spares[i].age = g, spareFor
+	}
 	g.neighbours.init()
 	g.reasm.Reassembler = ip.NewReassembler(fragmentBytes, fragmentDatagrams, fragmentTimeout)
 	g.reasm.Drops = cfg.Drops
@@ -238,6 +242,9 @@ func (g *Gateway) Close() error {
 	g.late.stop()
 	g.wg.Wait()
 	g.workers.stop()
+	for i := range g.spares {
+		g.spares[i].close()
+	}
 	g.reasm.close()
 	g.acks.close()
 	if s != nil {

@@ -59,11 +59,11 @@ type lateACK flow
 // aged implements ager: the container has sent nothing for lateFor.
 func (f *lateACK) aged() { (*flow)(f).work(newsLate) }
 
-// answersTo says which server a flow is with, and whether that still waits for our ACK.
-func (f *flow) answersTo(server uint64, late bool) {
+// answersTo says which server a flow is with, whether that still waits for our ACK, and where the socket may go when it is over.
+func (f *flow) answersTo(server uint64, late bool, spares *spareSockets) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.server = server
+	f.server, f.spares = server, spares
 	f.late = late && f.g.late.add(&f.lateElder, (*lateACK)(f))
 }
 

@@ -78,6 +78,9 @@ type flow struct {
 	tuning   tuning    // guarded by mu
 	server   uint64    // guarded by mu; whom the flow is with, a serverID, until it is known who speaks first
 	late     bool      // guarded by mu; the server waits for our ACK
+	// spares is where the socket goes when the flow has ended in order; nil: it is closed. Guarded by mu.
+	spares *spareSockets
+	moved  int // guarded by mu; bytes, both ways
 }
 
 // direction is the state of one direction of a flow.
@@ -146,6 +149,9 @@ func (f *flow) work(n news) (moved int) {
 		f.spoke(up, down)
 		f.grow(up, down)
 		f.stream.Store(up+down > chunkBytes)
+		if f.moved += up + down; f.moved > chunkBytes {
+			f.spares = nil // the socket's buffers may have grown
+		}
 		moved += up + down
 		f.mu.Unlock()
 	}
@@ -193,6 +199,7 @@ func (f *flow) step(n news) (up, down int) {
 
 // keepAlive has both sides look for peers that vanished. f.mu is held.
 func (f *flow) keepAlive() {
+	f.spares = nil // the next connection is not to begin with keepalive
 	keepAlive(f.ep)
 	_ = keepSocketAlive(f.fd) // without it the flow is as good, only slower to be missed
 }
@@ -285,7 +292,7 @@ func (f *flow) kill() {
 
 // finish ends a flow both of whose directions have ended. f.mu is held.
 func (f *flow) finish() {
-	f.close(closeSocket)
+	f.close(f.retire)
 	f.ep.Close()
 	f.left()
 }

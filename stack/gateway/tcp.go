@@ -124,7 +124,7 @@ func (g *Gateway) handleSYN(r *tcp.ForwarderRequest) {
 		g.refuse(r, a, err)
 		return
 	}
-	fl.answersTo(server, late)
+	fl.answersTo(server, late, a.spares)
 	ep, err := a.acknowledge(r, &fl.wq)
 	r.Complete(false)
 	if err != nil {
@@ -177,13 +177,17 @@ func (g *Gateway) enter() bool {
 
 // dial opens a connection from the host, from the configured outbound address and interface where there are any.
 func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped, late bool) (fd int, err error) {
-	by := outbound{g.cfg.Spec.Outbound4, g.cfg.Spec.OutboundDevice4, late}
-	if to.Addr().Is6() {
-		by = outbound{g.cfg.Spec.Outbound6, g.cfg.Spec.OutboundDevice6, late}
+	by, spares := outbound{from: g.cfg.Spec.Outbound4, device: g.cfg.Spec.OutboundDevice4}, &g.spares[0]
+	if to.Addr().Unmap().Is6() {
+		by, spares = outbound{from: g.cfg.Spec.Outbound6, device: g.cfg.Spec.OutboundDevice6}, &g.spares[1]
 	}
 	if mapped {
-		by = outbound{lateACK: late} // the host itself cannot be reached from an outside address or interface
+		by = outbound{} // the host itself cannot be reached from an outside address or interface
 	}
+	if g.cfg.Dial == nil && by == (outbound{}) {
+		a.spares, by.spares = spares, spares
+	}
+	by.lateACK = late
 	if g.cfg.Dial == nil {
 		return dialHost(a.context, by, to)
 	}
