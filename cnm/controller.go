@@ -10,6 +10,7 @@ import (
 
 	"github.com/usernet/usernet/cnm/driver"
 	"github.com/usernet/usernet/cnm/ipam"
+	"github.com/usernet/usernet/internal/trim"
 )
 
 // Config is what a Controller is made of. Store, Datapath, Drivers and IPAM are needed; the rest may be left
@@ -129,6 +130,13 @@ func (c *Controller) Reload(dns DNS) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dns = dns
+}
+
+// Shrink lets go of the room that Networks and sandboxes took which have gone.
+func (c *Controller) Shrink() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.networks, c.names, c.sandboxes = trim.Map(c.networks), trim.Map(c.names), trim.Map(c.sandboxes)
 }
 
 // Close ends what the Controller does on its own and waits for it. Sandboxes live on, and so do their leases:

@@ -72,7 +72,8 @@ func TestModel(t *testing.T) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"run": p.run, "close": p.close, "connect": p.connect, "disconnect": p.disconnect, "restart": p.restart, "fail": p.fail,
-			"": p.agree,
+			"shrink": func(*rapid.T) { p.r.c.Shrink() },
+			"":       p.agree,
 		})
 		for _, b := range p.boxes {
 			b.Close()

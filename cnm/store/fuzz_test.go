@@ -155,6 +155,7 @@ func TestModel(t *testing.T) {
 			s = p.open(t)
 		}
 		rt.Repeat(map[string]func(*rapid.T){
+			"shrink": func(*rapid.T) { s.Shrink() },
 			"put": func(rt *rapid.T) {
 				k, n := keys.Draw(rt, "key"), rapid.IntRange(0, 9000).Draw(rt, "size")
 				twin[k] = fmt.Sprintf("%0*d", n, len(twin))

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/usernet/usernet/internal/trim"
 )
 
 // The buckets of the Controller.
@@ -119,6 +121,18 @@ func private(dir string) error {
 		return nil
 	}
 	return os.Chmod(dir, 0o700)
+}
+
+// Shrink lets go of the memory that records took which have gone.
+func (s *Store) Shrink() {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for bucket, records := range s.state.records {
+		s.state.records[bucket] = trim.Map(records)
+	}
+	s.leases = trim.Map(s.leases)
 }
 
 // Close ends the use of the file, of which the copy is then the same.

@@ -305,7 +305,7 @@ func TestControlAgainstTwin(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"": m.check, "kill": m.kill, "reserve": m.reserve, "release": m.release, "add": m.add, "remove": m.remove,
 			"attach": m.attach, "attach again": m.attach, "update": m.update, "detach": m.detach, "restart": m.restart,
-			"publish": m.publish, "unpublish": m.unpublish,
+			"publish": m.publish, "unpublish": m.unpublish, "shrink": func(*rapid.T) { m.Shrink() },
 		})
 	})
 	// What a Control has left is waited for by a goroutine of its own, which may be about to end.

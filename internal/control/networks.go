@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/usernet/usernet/internal/sys"
+	"github.com/usernet/usernet/internal/trim"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -33,6 +34,14 @@ func (c *Control) Release(prefixes ...netip.Prefix) error {
 		return fmt.Errorf("release prefixes: %w", err)
 	}
 	return nil
+}
+
+// Shrink lets go of the room that Networks took which have gone.
+func (c *Control) Shrink() {
+	_ = c.do(func(s *supervisor) error { // fails when it is closed
+		s.want.reserved, s.want.networks = trim.Map(s.want.reserved), trim.Map(s.want.networks)
+		return nil
+	})
 }
 
 // AddNetwork makes a Network; hosts are names its DNS knows beside its Endpoints.

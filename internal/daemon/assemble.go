@@ -43,13 +43,15 @@ type parts struct {
 	controller *cnm.Controller
 	engine     *engine.Engine
 	join       *join.Server
+	census     *census
 	trim       *trim.Trimmer // of what requests and sandboxes leave behind
 	closers    []func() error
 }
 
 // assemble makes everything that stands behind the sockets.
 func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idle *idleness, debug func() bool) (p *parts, err error) {
-	p = &parts{trim: trim.New(trimUses)}
+	p = &parts{}
+	p.trim = trim.New(trimUses, p.shrink)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -82,6 +84,15 @@ func assemble(ctx context.Context, o *Options, cfg Config, log *slog.Logger, idl
 	return p, nil
 }
 
+// shrink lets go of the room that sandboxes and Networks took which have gone.
+func (p *parts) shrink() {
+	p.store.Shrink()
+	p.control.Shrink()
+	p.controller.Shrink()
+	p.join.Shrink()
+	p.census.forget()
+}
+
 // close ends everything that was made.
 func (p *parts) close() error {
 	var errs []error
@@ -93,6 +104,7 @@ func (p *parts) close() error {
 }
 
 func newController(p *parts, profile cnm.Profile, cfg Config, log *slog.Logger) (*cnm.Controller, error) {
+	p.census = &census{list: p.registry.List}
 	drivers := &driver.Registry{}
 	for _, d := range []driver.Driver{bridge.New(), null.New(), host.New()} {
 		if err := drivers.Register(d); err != nil {
@@ -122,7 +134,7 @@ func newController(p *parts, profile cnm.Profile, cfg Config, log *slog.Logger) 
 		},
 		HostIP: cfg.IP, NetworkOptions: cfg.DefaultNetworkOpts, DNS: cfg.dns(), ResolvConf: cfg.ResolvConf,
 		HostGateway: cfg.hostGateway(), Profile: profile,
-		Alive: (&census{list: p.registry.List}).alive,
+		Alive: p.census.alive,
 		Log:   log,
 	})
 }
@@ -216,6 +228,13 @@ func (c *census) alive(id string) bool {
 	}
 	// Nobody is declared dead because a directory could not be read.
 	return c.live == nil || c.live[id]
+}
+
+// forget lets go of the last reading.
+func (c *census) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live, c.at = nil, time.Time{}
 }
 
 // serve answers on all sockets until ctx ends.

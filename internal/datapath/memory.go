@@ -34,7 +34,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{percent: gcPercent, trim: trim.New(trimNetworks), setPercent: debug.SetGCPercent}
+	return &memory{percent: gcPercent, trim: trim.New(trimNetworks, nil), setPercent: debug.SetGCPercent}
 }
 
 // percentFor is the collector's setting for a number of Networks. It has few steps, because each change of it

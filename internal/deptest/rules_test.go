@@ -74,7 +74,7 @@ var rules = []rule{
 	},
 	{
 		who:   []string{"cnm", "cnm/..."},
-		never: []string{"api/...", "internal/..."}, unless: []string{"internal/hostsfile", "internal/proctest", "internal/sys"}, deep: true, tests: true,
+		never: []string{"api/...", "internal/..."}, unless: []string{"internal/hostsfile", "internal/proctest", "internal/sys", "internal/trim"}, deep: true, tests: true,
 		because: "the model asks a Datapath and a Namespace, and is tested against both in memory; who stands behind them is the daemon's affair",
 	},
 	{

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/cnm"
+	"github.com/usernet/usernet/internal/trim"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -99,6 +100,8 @@ type Server struct {
 	sessions map[*session]struct{}
 	names    map[string]*session // by the sandbox's id, of which there is one connection
 
+	turns turns
+
 	wg sync.WaitGroup // of sessions
 }
 
@@ -113,6 +116,7 @@ func NewServer(c Controller, o ServerOptions) *Server {
 	return &Server{
 		ctl: c, uid: os.Geteuid(), log: o.Log, changed: o.Changed,
 		sessions: make(map[*session]struct{}), names: make(map[string]*session),
+		turns: newTurns(),
 	}
 }
 
@@ -140,16 +144,20 @@ func (s *Server) accept(c *net.UnixConn) {
 		// Root too: who is root can become this user.
 		err = fmt.Errorf("user %d is not user %d", uid, s.uid)
 	}
+	joined := func() {}
 	if err == nil {
-		err = s.begin(c, pid)
+		joined = sync.OnceFunc(s.turns.wait())
+		err = s.begin(c, pid, joined)
 	}
 	if err != nil {
+		joined()
 		s.log.Warn("connection refused", "pid", pid, "err", err)
 		c.Close()
 	}
 }
 
-func (s *Server) begin(c *net.UnixConn, pid int) error {
+// begin makes a session of c. It calls joined when it has joined or never will.
+func (s *Server) begin(c *net.UnixConn, pid int, joined func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -162,6 +170,7 @@ func (s *Server) begin(c *net.UnixConn, pid int) error {
 	if err != nil {
 		return err
 	}
+	ss.joined = joined
 	s.sessions[ss] = struct{}{}
 	s.changed(len(s.sessions))
 	s.wg.Go(func() {
@@ -220,6 +229,13 @@ func (s *Server) unnameLocked(ss *session) {
 	if s.names[ss.id] == ss {
 		delete(s.names, ss.id)
 	}
+}
+
+// Shrink lets go of the room that sandboxes took which have gone.
+func (s *Server) Shrink() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions, s.names = trim.Map(s.sessions), trim.Map(s.names)
 }
 
 // ending reports whether sandboxes should outlive their connections.

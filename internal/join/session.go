@@ -25,6 +25,8 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	joined func() // tells that the next may join
+
 	id    string        // of the sandbox, set once by Server.name
 	ended chan struct{} // closed by Server.end
 
@@ -46,7 +48,7 @@ func newSessionOn(s *Server, l *link, pid int) *session {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &session{
 		s: s, l: l, pid: pid, log: s.log.With("pid", pid),
-		ctx: ctx, cancel: cancel, ended: make(chan struct{}),
+		ctx: ctx, cancel: cancel, ended: make(chan struct{}), joined: func() {},
 	}
 }
 
@@ -58,6 +60,7 @@ func (ss *session) run() {
 	}
 	ss.l.read()
 	ss.cancel()
+	ss.joined()
 	ss.l.work.Wait()
 	ss.finish()
 }
@@ -95,8 +98,10 @@ func (ss *session) handle(r request) {
 	case err == nil && r.Kind == kindJoin:
 		// One that did not hear that it joined joins the next daemon, not rejoins: nothing of it may be left.
 		ss.answered = unheard == nil
+		ss.joined()
 	case err == nil && r.Kind == kindRejoin:
 		ss.answered = true
+		ss.joined()
 	case err != nil && ss.sandbox == nil && r.Kind != kindLeave:
 		// What could not join has nothing more to say.
 		ss.l.fail(err)

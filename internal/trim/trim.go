@@ -9,6 +9,7 @@ package trim
 
 import (
 	"context"
+	"maps"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -26,8 +27,16 @@ type Trimmer struct {
 	free func()
 }
 
-// New makes a Trimmer for things of which many are worth a collection.
-func New(many int) *Trimmer { return newTrimmer(many, giveBack) }
+// New makes a Trimmer for things of which many are worth a collection. Before it, shrink is called, which may be nil, on the
+// goroutine of Run: there whoever knew those that have gone lets go of the room they took.
+func New(many int, shrink func()) *Trimmer {
+	return newTrimmer(many, func() {
+		if shrink != nil {
+			shrink()
+		}
+		giveBack()
+	})
+}
 
 func newTrimmer(many int, free func()) *Trimmer {
 	return &Trimmer{many: int64(many), wake: make(chan struct{}, 1), free: free}
@@ -38,6 +47,13 @@ func giveBack() {
 	// What has a finalizer (every socket) or lies in a pool is freed by the second collection.
 	runtime.GC()
 	debug.FreeOSMemory()
+}
+
+// Map returns m in a map that is no larger than what is in it, for a map does not shrink as things are deleted from it.
+func Map[M ~map[K]V, K comparable, V any](m M) M {
+	small := make(M, len(m)) // maps.Clone would be as large as m
+	maps.Copy(small, m)
+	return small
 }
 
 // Gone is told that one has gone.

@@ -2,6 +2,8 @@ package trim
 
 import (
 	"context"
+	"maps"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -45,5 +47,48 @@ func TestTrim(t *testing.T) {
 		if n := freed.Load(); n < 2 || n > 3 {
 			t.Fatalf("freed %d times", n)
 		}
+	})
+}
+
+// A map that has lost most of what was in it gives the room back, and keeps the rest.
+func TestMap(t *testing.T) {
+	m := make(map[int]int)
+	for i := range 200_000 { // 4 MiB
+		m[i] = i
+	}
+	for i := range 200_000 {
+		if i >= 3 {
+			delete(m, i)
+		}
+	}
+	large := heap()
+	m = Map(m)
+	if small := heap(); small > large-(1<<20) {
+		t.Errorf("%d bytes of heap before, %d after", large, small)
+	}
+	if !maps.Equal(m, map[int]int{0: 0, 1: 1, 2: 2}) {
+		t.Errorf("it has %v", m)
+	}
+}
+
+// heap is what is live.
+func heap() uint64 {
+	var st runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&st)
+	return st.HeapAlloc
+}
+
+// Who knew those that have gone is asked to forget them before memory is given back.
+func TestShrink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := make(chan struct{}, 1)
+		m := New(1, func() { asked <- struct{}{} })
+		go m.Run(ctx)
+		m.Gone()
+		<-asked
+		cancel()
+		synctest.Wait()
 	})
 }
