@@ -51,5 +51,6 @@
 // at most 8 MiB; one above 32 KiB travels in a sealed memory file, because a socket's buffer would not take it. A
 // send that finds no room for 10 s ends the connection: the other side is stuck. A request has 10 s, its answer is
 // thrown away afterwards. 64 requests may wait; one more ends the connection. A connection that does
-// not begin with join or rejoin within 10 s is closed. 32768 sockets per sandbox, 8192 sandboxes.
+// not begin with join or rejoin within 10 s is closed. 32768 sockets per sandbox, 8192 sandboxes, of which 32 join at the same
+// time (turns.go).
 package join
