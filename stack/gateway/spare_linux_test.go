@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +65,14 @@ func TestSpareSocket(t *testing.T) {
 		t.Errorf("%d sockets are kept of a connection that was reset", n)
 	}
 	say(t, w, o, to, "four")
+	say(t, w, o, to, "five")
+	o.l.Close()
+	if _, err := w.dial(testContext(t), to); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("dial a closed port by a socket that has served: %v, want refused", err)
+	}
+	if n := spares.count(); n != 0 {
+		t.Errorf("%d sockets are kept of a connection that was refused", n)
+	}
 	w.gw.Close()
 	if n := spares.count(); n != 0 {
 		t.Errorf("a closed gateway keeps %d sockets", n)
@@ -104,6 +113,7 @@ func TestSpareSocketNotKept(t *testing.T) {
 func TestSpareSocketsGo(t *testing.T) {
 	w, o, to, _ := loopback(t)
 	spares := &w.gw.spares[0]
+	spares.age = time.Millisecond
 	say(t, w, o, to, "one")
 	waitFor(t, func() bool { return spares.count() == 0 }) // the timer's doing
 
