@@ -28,6 +28,11 @@ func (n Namespace) sysctls() {
 	// As Docker sets them: the namespace belongs to its user, so there is nobody to protect low
 	// ports from, and ping works without a capability.
 	n.set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+	// Whoever closes first keeps a connection's port for a minute, which is 470 connections a second to one service. With
+	// timestamps, which Linux and netstack have, it is safe after a second (tcp_tw_reuse of Linux; what it has by itself is for
+	// 127.0.0.0/8). Published connections come from the container's own address, and of 16 clients without keepalive the
+	// rate fell from 5600 a second to 200 after 2 s.
+	n.set("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
 	if err := pingGroups(); err != nil {
 		n.log().Warn("sysctl not set", "path", pingPath, "err", err)
 	}
