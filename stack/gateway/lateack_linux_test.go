@@ -99,10 +99,13 @@ func TestLateACKEnds(t *testing.T) {
 	if !w.waitsToACK() {
 		t.Error("the ACK towards a server that is spoken to first is not late")
 	}
+	f := onlyFlow(t, w.gw)
 	c.Close() // the FIN carries the ACK
 	o.accept(t).Close()
 	waitFor(t, func() bool { return w.gw.Flows() == 0 })
-	if w.waitsToACK() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w.waitsToACK() || f.late {
 		t.Error("a flow that is over still waits")
 	}
 }

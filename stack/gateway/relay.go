@@ -149,9 +149,6 @@ func (f *flow) work(n news) (moved int) {
 		f.spoke(up, down)
 		f.grow(up, down)
 		f.stream.Store(up+down > chunkBytes)
-		if f.moved += up + down; f.moved > chunkBytes {
-			f.spares = nil // the socket's buffers may have grown
-		}
 		moved += up + down
 		f.mu.Unlock()
 	}
@@ -190,6 +187,9 @@ func (f *flow) step(n news) (up, down int) {
 			f.g.drops.Add(drop.SocketError)
 			f.kill()
 		}
+	}
+	if f.moved += up + down; f.moved > chunkBytes {
+		f.spares = nil // the socket's buffers may have grown
 	}
 	if !f.over && f.up == ended && f.down == ended {
 		f.finish()
@@ -307,7 +307,7 @@ func (f *flow) abandon() {
 }
 
 func (f *flow) close(socket func(fd int)) {
-	f.over = true
+	f.over, f.late = true, false // the socket's number may be another's when spoke looks
 	f.wq.EventUnregister(&f.entry)
 	f.c.forget(f)
 	f.g.young.remove(&f.elder)
