@@ -100,6 +100,7 @@ type Shared struct {
 	grown      atomic.Int64 // bytes of growBudget that flows have taken
 	bursts     burstQuota
 	servers    lateServers
+	spares     atomic.Int64 // sockets kept by all gateways
 }
 
 // NewShared makes it. flows are the TCP flows that all may have, each of which is a descriptor; nil: no bound.

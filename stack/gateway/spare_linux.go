@@ -32,7 +32,9 @@ type spareSockets struct {
 const (
 	// maxSpares is how many of a busy container's connections end before the next ones begin.
 	maxSpares = 16
-	spareFor  = time.Second
+	// maxAllSpares is for all Networks: no quota of flows counts them, so they are of what is for TAPs, listeners and control.
+	maxAllSpares = 64
+	spareFor     = time.Second
 )
 
 // take returns a socket, or -1. s may be nil.
@@ -47,6 +49,7 @@ func (s *spareSockets) take() (fd int) {
 		return -1
 	}
 	fd, s.fds = s.fds[last], s.fds[:last]
+	s.g.cfg.Shared.spares.Add(-1)
 	s.unused = min(s.unused, last)
 	return fd
 }
@@ -56,6 +59,10 @@ func (s *spareSockets) keep(fd int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || len(s.fds) == maxSpares || !refresh(fd) {
+		return false
+	}
+	if all := &s.g.cfg.Shared.spares; all.Add(1) > maxAllSpares {
+		all.Add(-1)
 		return false
 	}
 	s.fds = append(s.fds, fd)
@@ -82,6 +89,7 @@ func (s *spareSockets) tick() {
 	for _, fd := range s.fds[:s.unused] {
 		closeSocket(fd)
 	}
+	s.g.cfg.Shared.spares.Add(-int64(s.unused))
 	s.fds = append(s.fds[:0], s.fds[s.unused:]...)
 	s.unused = len(s.fds)
 	if s.ticks = s.unused > 0; s.ticks {
@@ -100,6 +108,7 @@ func (s *spareSockets) close() {
 	for _, fd := range s.fds {
 		closeSocket(fd)
 	}
+	s.g.cfg.Shared.spares.Add(-int64(len(s.fds)))
 	s.fds, s.unused = nil, 0
 }
 

@@ -82,7 +82,8 @@ func TestSpareSocket(t *testing.T) {
 // TestSpareSocketNotKept: sockets that are not like those of every connection are closed.
 func TestSpareSocketNotKept(t *testing.T) {
 	for name, use := range map[string]func(w *world, o *outside, to string){
-		"stream": func(w *world, o *outside, to string) { say(t, w, o, to, string(make([]byte, chunkBytes+1))) },
+		"stream":                  func(w *world, o *outside, to string) { say(t, w, o, to, string(make([]byte, chunkBytes+1))) },
+		"stream by its last part": func(w *world, o *outside, to string) { lastWork(t, w, o, to) },
 		"keepalive": func(w *world, o *outside, to string) {
 			w.gw.young.age = 0
 			c, h := pair(t, w, o, to)
@@ -127,6 +128,7 @@ func TestSpareSocketsGo(t *testing.T) {
 		}
 		spares.fds = append(spares.fds, fd)
 	}
+	w.gw.cfg.Shared.spares.Add(3)
 	spares.unused = 3
 	spares.mu.Unlock()
 	fd := spares.take()
@@ -143,6 +145,61 @@ func TestSpareSocketsGo(t *testing.T) {
 	if n := spares.count(); n != 1 {
 		t.Errorf("%d sockets are left of which one was needed", n)
 	}
+	if n := w.gw.cfg.Shared.spares.Load(); n != 1 {
+		t.Errorf("%d sockets are counted, 1 is there", n)
+	}
+}
+
+// TestSpareSocketsOfAll: many Networks do not keep more than a few of the process's descriptors.
+func TestSpareSocketsOfAll(t *testing.T) {
+	w, o, to, _ := loopback(t)
+	w.gw.spares[0].age = time.Hour
+	all := &w.gw.cfg.Shared.spares
+	all.Store(maxAllSpares)
+	say(t, w, o, to, "one")
+	if n := w.gw.spares[0].count(); n != 0 || all.Load() != maxAllSpares {
+		t.Errorf("%d sockets are kept when others have all there may be, %d are counted", n, all.Load())
+	}
+	all.Store(maxAllSpares - 1)
+	say(t, w, o, to, "two")
+	if n := w.gw.spares[0].count(); n != 1 || all.Load() != maxAllSpares {
+		t.Errorf("%d sockets are kept when there may be one, %d are counted", n, all.Load())
+	}
+	w.gw.Close()
+	if n := all.Load(); n != maxAllSpares-1 {
+		t.Errorf("%d are counted when the gateway is closed, want %d", n, maxAllSpares-1)
+	}
+}
+
+// lastWork has a flow learn of its last data and of its end at once.
+func lastWork(t *testing.T, w *world, o *outside, to string) {
+	t.Helper()
+	c, h := pair(t, w, o, to)
+	c.CloseWrite()
+	if _, err := io.ReadAll(h); err != nil {
+		t.Fatal(err)
+	}
+	part := make([]byte, chunkBytes*2/3)
+	give := func() {
+		if _, err := h.Write(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	give()
+	if _, err := io.ReadFull(c, part); err != nil {
+		t.Fatal(err)
+	}
+	f := onlyFlow(t, w.gw)
+	f.mu.Lock()
+	give()
+	h.Close()
+	waitFor(t, func() bool {
+		n, err := queued(f.fd)
+		return err == nil && n >= len(part) && news(f.news.Load())&newsHostEnd != 0
+	})
+	f.mu.Unlock()
+	f.work(newsHostData)
+	waitFor(t, func() bool { return w.gw.Flows() == 0 })
 }
 
 // TestRefresh: only a socket whose connection has ended in both directions is used again.
