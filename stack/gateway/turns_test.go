@@ -136,4 +136,16 @@ func TestForgottenTurn(t *testing.T) {
 	if l.spend(b, 0); !l.empty() {
 		t.Error("there are flows with news that nobody told of")
 	}
+	for _, credit := range []int{0, 1} { // in queue and in owed
+		f := stream()
+		f.credit = credit
+		l.add(f)
+		l.forget(f)
+		if l.next() != f {
+			t.Fatal("not first come first served")
+		}
+		if l.spend(f, 0); l.turn == f {
+			t.Errorf("a flow that is over, with credit %d, is kept", credit)
+		}
+	}
 }
