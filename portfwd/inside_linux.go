@@ -220,6 +220,12 @@ func refresh(fd int) error {
 	return err
 }
 
+// closeAtOnce has close(2) of fd wait for nobody. A socket gets SO_LINGER from its listener, where a container may have set it, and
+// close then waits for what was sent to be read, on a thread and with locks held.
+func closeAtOnce(fd int) error {
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+}
+
 // make makes a socket like the two of m.
 func (m *maker) make(v6 bool) (*conn, error) {
 	m.mu.Lock()
@@ -264,7 +270,7 @@ func (m *maker) mint(v6 bool) (fd int, err error) {
 	defer func() {
 		derr := errors.Join(control(lrc, sys.Disconnect), control(crc, sys.Disconnect))
 		if fd >= 0 {
-			derr = errors.Join(derr, refresh(fd), sys.InlineUrgent(fd))
+			derr = errors.Join(derr, refresh(fd), sys.InlineUrgent(fd), closeAtOnce(fd))
 		}
 		if derr != nil && fd >= 0 {
 			unix.Close(fd)

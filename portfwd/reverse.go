@@ -48,6 +48,9 @@ func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
 	}
 	defer s.less(spliceCost)
 	client, err := connOf(c)
+	if err == nil {
+		err = control(client.raw, closeAtOnce)
+	}
 	if err != nil {
 		return
 	}
