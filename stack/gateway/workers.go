@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,10 @@ type synWorkers struct {
 	requests chan *tcp.ForwarderRequest // nil: the worker is to end
 	idle     atomic.Int32               // how many wait for a request
 	fewest   atomic.Int32               // about the fewest that were idle since the last look
-	looking  atomic.Bool                // the timer is set, or look runs; whoever sets it may touch timer
-	timer    *time.Timer                // nil before the first
+	looking  atomic.Bool                // the timer is set, or look runs
+
+	mu    sync.Mutex  // a leaf
+	timer *time.Timer // guarded by mu; nil before the first
 }
 
 const (
@@ -85,6 +88,8 @@ func (w *synWorkers) watch() {
 		return
 	}
 	w.fewest.Store(w.idle.Load())
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.timer == nil {
 		w.timer = time.AfterFunc(idleWorkerTime, w.look)
 	} else {
@@ -113,6 +118,8 @@ func (w *synWorkers) look() {
 
 // stop lets go of the timer. No worker is left, and none will be.
 func (w *synWorkers) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.timer != nil {
 		w.timer.Stop()
 	}
