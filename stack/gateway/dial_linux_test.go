@@ -49,8 +49,8 @@ func TestDialHost(t *testing.T) {
 	}
 }
 
-// fullListener is a listener whose queue is full: whoever dials it waits.
-func fullListener(t *testing.T) (fd int, to netip.AddrPort) {
+// rawListener is a listener that does not block, with room for queue connections and one more.
+func rawListener(t *testing.T, queue int) (fd int, at netip.AddrPort) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -60,14 +60,20 @@ func fullListener(t *testing.T) (fd int, to netip.AddrPort) {
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Listen(fd, 0); err != nil {
+	if err := unix.Listen(fd, queue); err != nil {
 		t.Fatal(err)
 	}
 	a, err := unix.Getsockname(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(a.(*unix.SockaddrInet4).Port))
+	return fd, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(a.(*unix.SockaddrInet4).Port))
+}
+
+// fullListener is a listener whose queue is full: whoever dials it waits.
+func fullListener(t *testing.T) (fd int, to netip.AddrPort) {
+	t.Helper()
+	fd, to = rawListener(t, 0)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 16 {

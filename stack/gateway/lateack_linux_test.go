@@ -124,22 +124,7 @@ func TestLateACKAbandoned(t *testing.T) {
 
 // TestDialLate: the kernel keeps the ACK back until it is told otherwise, or somebody sends.
 func TestDialLate(t *testing.T) {
-	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(l)
-	if err := unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(l, 1); err != nil {
-		t.Fatal(err)
-	}
-	a, err := unix.Getsockname(l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(a.(*unix.SockaddrInet4).Port))
+	l, to := rawListener(t, 1)
 	accept := func() bool {
 		c, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
 		if err == nil {
