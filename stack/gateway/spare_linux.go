@@ -112,7 +112,8 @@ func (s *spareSockets) close() {
 	s.fds, s.unused = nil, 0
 }
 
-// refresh makes a socket whose connection has ended in order a fresh one, and reports whether it was such a socket.
+// refresh makes a socket whose connection has ended in order a fresh one, and reports whether it was such a socket. Nobody else has the
+// socket, so that unlike sys.Disconnect, which works on sockets of containers, it can make quiet calls.
 func refresh(fd int) bool {
 	var peer [unix.SizeofSockaddrInet6]byte
 	size := uint32(len(peer))

@@ -9,19 +9,21 @@ package gateway
 //	         credit left                      none left
 //	news ──► owed, first come first served    queue, first come first served: with the turn comes credit
 //
-// A stream keeps its turn for as long as it has news and credit. While each had one burst at a time its sender had filled its socket and slept
-// before it came round again: what a read made room for the kernel then sent on our thread, as part of the read or from a timer of the
-// sender's on our CPU, and that thread is what 16 downloads keep busy. After the first burst of several the sender runs again, on another CPU, and sends by
-// itself; and the container's reader finds more each time it is woken. With 16 downloads the server's share of the CPU time went from
-// 0.15 to 0.22 s/GB, ours from 0.62 to 0.48, and a reader was woken 4.5 times per MiB instead of 8.2: 1.29 of the throughput (1.07 to 1.60,
+// A stream keeps its turn for as long as it has news and credit. While each had one burst at a time its sender had
+// filled its socket and slept before it came round again: what a read made room for the kernel then sent on our thread,
+// as part of the read or from a timer of the sender's on our CPU, and that thread is what 16 downloads keep busy. After
+// the first burst of several the sender runs again, on another CPU, and sends by itself; and the container's reader
+// finds more each time it is woken. With 16 downloads the server's share of the CPU time went from 0.15 to 0.22 s/GB,
+// ours from 0.62 to 0.48, and a reader was woken 4.5 times per MiB instead of 8.2: 1.29 of the throughput (1.07 to 1.60,
 // 8 pairs in turns, 2 CPUs).
 //
 // A stream whose news stop, because its sender or its reader is behind, loses its turn but not the credit: it is owed the
 // rest, and has it before another turn begins. So each moves as much in a round whether it moves it at once or not.
 //
-// Who moves little has credit nearly always, and is not only before those in the queue but also before the stream whose turn it
-// is: it waits for no more than what is being moved, unless a stream is owed something and was there first. workBytes sees to it that many of those do not keep streams from their turn
-// for long. Beside 16 downloads a round trip went from 11.1 to 2.1 ms (p99 14.3 to 6.1), and a connection with one from 12.2 to 4.0 (15.6 to 8.5).
+// Who moves little has credit nearly always, and is not only before those in the queue but also before the stream whose
+// turn it is: it waits for no more than what is being moved, unless a stream is owed something and was there first.
+// workBytes sees to it that many of those do not keep streams from their turn for long. Beside 16 downloads a round trip
+// went from 11.1 to 2.1 ms (p99 14.3 to 6.1), and a connection with one from 12.2 to 4.0 (15.6 to 8.5).
 //
 // With several P each that serves takes what is next; the one turn that is kept is that of the stream that began last.
 type turns struct {
@@ -32,8 +34,8 @@ type turns struct {
 }
 
 const (
-	// roundBytes is what a stream moves in a turn. 16 downloads with one, two and three bursts: 1, 1.18 and 1.29. Longer turns make those that wait
-	// wait longer, and streams less equal in any one second.
+	// roundBytes is what a stream moves in a turn. 16 downloads with one, two and three bursts: 1, 1.18 and 1.29. Longer
+	// turns make those that wait wait longer, and streams less equal in any one second.
 	roundBytes = 3 * burstBytes
 	// workBytes is as much copying as a look at a flow takes that has nearly nothing.
 	workBytes = 8 << 10
@@ -112,8 +114,8 @@ func (t *turns) spend(f *flow, n int) {
 	}
 }
 
-// forget is told that there will be no news of f. If f is in a list, it ends there with the first look at it: as the turn it would be kept, memory
-// and all, until another one begins.
+// forget is told that there will be no news of f. If f is in a list, it ends there with the first look at it: as the
+// turn it would be kept, memory and all, until another one begins.
 func (t *turns) forget(f *flow) {
 	f.credit = -roundBytes
 	if f == t.turn {
