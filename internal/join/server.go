@@ -156,7 +156,7 @@ func (s *Server) accept(c *net.UnixConn) {
 	}
 }
 
-// begin makes a session of c. It calls joined when it has joined or never will.
+// begin makes a session of c, which calls joined when it has joined or never will. After an error there is none, and the caller does.
 func (s *Server) begin(c *net.UnixConn, pid int, joined func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -65,7 +65,7 @@ type agent struct {
 }
 
 // processors are the turns that the Go runtime has to give, more than an agent has threads in calls that it was not told of
-// (socket.call): those of its server, and clients of which there are fewer.
+// (socket.quietly): those of its server, and clients of which there are fewer.
 const processors = 2 * serverThreads
 
 // Serve obeys the requests of in until its end.

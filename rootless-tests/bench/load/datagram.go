@@ -22,7 +22,7 @@ func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost 
 	}
 	defer s.close()
 	if err := s.setPatience(datagramTimeout); err != nil {
-		return nil, 0, fmt.Errorf("set socket timeout: %w", err)
+		return nil, 0, err
 	}
 	var b [1]byte
 	for end, over := time.Now().Add(window), false; !over; over = !time.Now().Before(end) {

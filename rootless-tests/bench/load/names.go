@@ -75,7 +75,7 @@ func (n nameClients) client(i int, query []byte, start time.Time) (a nameAnswers
 	}
 	defer s.close()
 	if err := s.setPatience(datagramTimeout); err != nil {
-		return a, fmt.Errorf("set socket timeout: %w", err)
+		return a, err
 	}
 	var interval time.Duration
 	if n.perSecond > 0 {
