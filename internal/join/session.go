@@ -31,6 +31,7 @@ type session struct {
 	ended chan struct{} // closed by Server.end
 
 	// What follows is the handler's.
+	silent   *time.Timer        // calls joined for who says nothing; nil once something was said
 	sandbox  Sandbox            // nil before it has joined and after it has left
 	answered bool               // the shim knows that it is in the Networks
 	kept     []portfwd.Listener // what came before a rejoin
@@ -55,6 +56,7 @@ func newSessionOn(s *Server, l *link, pid int) *session {
 // run handles requests until the connection ends, and then ends the sandbox.
 func (ss *session) run() {
 	ss.l.handle = ss.handle
+	ss.silent = time.AfterFunc(turnPatience, ss.joined)
 	if err := ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout)); err != nil {
 		ss.l.fail(err)
 	}
@@ -62,7 +64,16 @@ func (ss *session) run() {
 	ss.cancel()
 	ss.joined()
 	ss.l.work.Wait()
+	ss.heard()
 	ss.finish()
+}
+
+// heard lets who has said something keep its turn until it has joined.
+func (ss *session) heard() {
+	if ss.silent != nil {
+		ss.silent.Stop()
+		ss.silent = nil
+	}
 }
 
 // finish frees what the sandbox had, unless it is to outlive this daemon.
@@ -86,6 +97,7 @@ func (ss *session) finish() {
 // handle answers one request.
 func (ss *session) handle(r request) {
 	defer r.close()
+	ss.heard()
 	if ss.ctx.Err() != nil {
 		return // nobody waits
 	}

@@ -1,9 +1,12 @@
 package join
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/usernet/usernet/internal/sys"
 )
 
 // TestTurns: so many join at once; the next one waits for one of them, and no longer than a moment.
@@ -31,6 +34,37 @@ func TestTurns(t *testing.T) {
 			t.Errorf("%d have a turn, %d are there", len(turns), joiningAtOnce)
 		}
 	})
+}
+
+// TestTurnOfSilent: who connects and says nothing gives its turn back long before its connection ends; who has said
+// something keeps it.
+func TestTurnOfSilent(t *testing.T) {
+	ours, theirs, err := sys.Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLink(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss := newSessionOn(NewServer(&fakeController{}, ServerOptions{}), l, 1)
+	ended := make(chan error, 1)
+	ss.joined = sync.OnceFunc(func() { ended <- ss.ctx.Err() })
+	var running sync.WaitGroup
+	running.Go(ss.run)
+	if err := <-ended; err != nil {
+		t.Error("its turn was over with its connection")
+	}
+	theirs.Close()
+	running.Wait()
+
+	timer := time.AfterFunc(time.Hour, func() {})
+	ss = newSessionOn(ss.s, l, 1)
+	ss.silent = timer
+	ss.handle(request{message: message{Kind: kindPorts}})
+	if timer.Stop() {
+		t.Error("who has spoken is taken for silent")
+	}
 }
 
 // TestTurnsAreGivenBack: by who joins, is refused, breaks the protocol or goes; and who says nothing keeps nobody out.
