@@ -61,7 +61,8 @@ type Client struct {
 	mu       sync.Mutex
 	state    control.State // Running, Restarting or Closed
 	l        *link         // nil unless Running
-	epoch    int           // counts the daemons
+	epoch    int           // counts the daemons that were asked, of which some may have refused
+	daemons  int           // that have had the sandbox
 	turned   chan struct{} // closed and replaced when state changes
 	stopped  bool          // the daemon said goodbye
 	pid      int           // of a process in the namespaces
@@ -186,6 +187,7 @@ func (c *Client) runLocked(l *link) {
 		return
 	}
 	c.l, c.stopped = l, false
+	c.daemons++
 	c.epoch = max(c.epoch, 1)
 	c.turnLocked(control.Running)
 }

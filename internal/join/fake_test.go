@@ -25,6 +25,7 @@ type fakeController struct {
 
 	mu        sync.Mutex
 	refuse    error // of join and rejoin
+	refused   int   // how many were
 	sandboxes []*fakeSandbox
 	endpoints []cnm.EndpointInfo
 }
@@ -96,7 +97,17 @@ func (c *fakeController) Rejoin(_ context.Context, s cnm.SandboxConfig, r cnm.Re
 func (c *fakeController) refusal() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.refuse != nil {
+		c.refused++
+	}
 	return c.refuse
+}
+
+// refusals is how many joins and rejoins were refused.
+func (c *fakeController) refusals() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refused
 }
 
 // setRefuse changes what joins are told.

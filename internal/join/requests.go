@@ -131,12 +131,12 @@ func (c *Client) Changes() <-chan shim.Change { return c.changes }
 // Done implements shim.Network: it is closed by Close, since a daemon that is gone comes back.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Status says how the connection stands: Running, Restarting or Closed, and how many daemons there were after
-// the first.
+// Status says how the connection stands: Running, Restarting or Closed, and how many daemons have had the sandbox
+// after the first.
 func (c *Client) Status() control.Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return control.Status{State: c.state, Restarts: max(0, c.epoch-1)}
+	return control.Status{State: c.state, Restarts: max(0, c.daemons-1)}
 }
 
 // Ports returns the published ports as they are bound. While there is no daemon they are those whose

@@ -231,15 +231,10 @@ func TestRefusedRejoin(t *testing.T) {
 	d := startDaemon(t, path, &fakeController{})
 	c, sh := dialTest(t, path, Options{})
 	d.kill()
-	asked := make(chan struct{})
 	bad := &fakeController{refuse: fault.New(fault.NotFound, "network front not found")}
 	b := startDaemon(t, path, bad)
-	go func() {
-		defer close(asked)
-		eventually(t, "two attempts", func() bool { return c.Status().Restarts >= 2 })
-	}()
-	wait(t, "two attempts", asked)
-	if st := c.Status(); st.State != control.Restarting {
+	eventually(t, "two attempts", func() bool { return bad.refusals() >= 2 })
+	if st := c.Status(); st.State != control.Restarting || st.Restarts != 0 {
 		t.Errorf("status %+v", st)
 	}
 	select {
@@ -251,6 +246,9 @@ func TestRefusedRejoin(t *testing.T) {
 	good := &fakeController{}
 	startDaemon(t, path, good)
 	waitState(t, c, control.Running)
+	if st := c.Status(); st.Restarts != 1 {
+		t.Errorf("%d restarts; daemons that refuse are none", st.Restarts)
+	}
 	if err := good.last(t).ns.SetFiles(t.Context(), []plumb.File{{Path: "/etc/hosts"}}); err != nil || sh.did() != "file /etc/hosts" {
 		t.Error(err, sh.did())
 	}
