@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/internal/datapath"
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -38,6 +39,7 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
+	proctest.LeaveAtOnce()
 	// Each check is a life of a Control with its processes: 20 ms, and as much for each restart. More with -rapid.checks.
 	flag.Set("rapid.checks", "20")
 	os.Exit(m.Run())

@@ -183,7 +183,7 @@ func environment(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		k, _, _ := strings.Cut(kv, "=")
 		switch k {
-		case "HOME", "PATH", "USER", "LOGNAME", "TMPDIR", "TZ", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GODEBUG", "GOCOVERDIR":
+		case "HOME", "PATH", "USER", "LOGNAME", "TMPDIR", "TZ", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GODEBUG", "GORACE", "GOCOVERDIR":
 			return false
 		}
 		return !strings.HasPrefix(k, "USERNET_") && !strings.HasPrefix(k, "LC_") && k != "LANG"

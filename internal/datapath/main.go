@@ -38,8 +38,10 @@ const (
 // neither starts the others nor opens the cgroup files it would follow.
 func environment() []string {
 	env := []string{"GOMAXPROCS=1", "GOTRACEBACK=single"}
-	if tz, ok := os.LookupEnv("TZ"); ok {
-		env = append(env, "TZ="+tz)
+	for _, name := range []string{"TZ", "GORACE"} { // the second is the race detector's, of a build that has it
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
 	}
 	return env
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/proctest"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
 )
@@ -43,6 +44,7 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
+	proctest.LeaveAtOnce()
 	os.Exit(m.Run())
 }
 

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/usernet/usernet/internal/proctest"
 )
 
 // UID is the user. It has no entry in passwd; nothing but --map auto needs one.
@@ -19,10 +21,7 @@ const UID = 64321
 
 // Main runs the tests, m is the *testing.M, by a second process when this one is root's. It returns the exit code.
 func Main(m interface{ Run() int }) int {
-	if os.Getenv("GORACE") == "" {
-		// The race detector has each process sleep for a second before it exits, and a test starts dozens.
-		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
-	}
+	proctest.LeaveAtOnce()
 	if os.Geteuid() != 0 || fuzzing() {
 		return m.Run()
 	}
