@@ -1,8 +1,6 @@
 package driver
 
 import (
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/usernet/usernet/cnm/fault"
@@ -10,8 +8,8 @@ import (
 
 // Registry holds the drivers by type. The zero Registry is empty and ready.
 type Registry struct {
-	mu sync.Mutex
-	// +checklocks:mu
+	// mu guards what follows.
+	mu      sync.Mutex
 	drivers map[string]Driver
 }
 
@@ -41,11 +39,4 @@ func (r *Registry) Get(name string) (Driver, error) {
 		return d, nil
 	}
 	return nil, fault.New(fault.NotFound, "could not find plugin %s in v1 plugin registry: plugin not found", name)
-}
-
-// Types returns the types there are, sorted.
-func (r *Registry) Types() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.drivers))
 }

@@ -344,9 +344,12 @@ func TestFT13Parallel(t *testing.T) {
 	}
 }
 
+// smallBlocks has room for many Pools.
+func smallBlocks() []Block { return []Block{{netip.MustParsePrefix("10.0.0.0/8"), 24}} }
+
 // Pools are chosen in parallel as well, and no two overlap.
 func TestFT13ParallelPools(t *testing.T) {
-	a := newAllocator(t, Config{Blocks: GlobalBlocks(), Space: "GlobalDefault"})
+	a := newAllocator(t, Config{Blocks: smallBlocks(), Space: "GlobalDefault"})
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
@@ -404,7 +407,7 @@ func BenchmarkAddress(b *testing.B) {
 
 // RX-11 as far as prefixes go: the thousandth network.
 func BenchmarkPool(b *testing.B) {
-	a := newAllocator(b, Config{Blocks: GlobalBlocks()})
+	a := newAllocator(b, Config{Blocks: smallBlocks()})
 	for range 1000 {
 		requestPool(b, a, "", "")
 	}

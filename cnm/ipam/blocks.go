@@ -30,11 +30,6 @@ func LocalBlocks() []Block {
 	}
 }
 
-// GlobalBlocks returns Docker's Blocks for Networks of several hosts.
-func GlobalBlocks() []Block {
-	return []Block{{netip.MustParsePrefix("10.0.0.0/8"), 24}}
-}
-
 // ULA returns the Block of unique local addresses (RFC 4193) that belongs to a host: another host's
 // is another one, and a host's is always the same.
 func ULA(hostID string) Block {

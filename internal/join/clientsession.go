@@ -99,7 +99,7 @@ func (s *clientSession) do(r *request) (v any, f *os.File, err error) {
 
 // change has the shim make a change, which has the time of a request.
 func (s *clientSession) change(ch shim.Change) error {
-	ctx, cancel := context.WithTimeout(s.c.ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(s.c.ctx, requestTimeout)
 	defer cancel()
 	reply := make(chan error, 1)
 	ch.Reply = reply

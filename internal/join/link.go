@@ -181,7 +181,7 @@ func (l *link) answer(r request) {
 // call asks and waits for the answer, whose files are the caller's. A refusal is a *RefusedError; the end of
 // the connection wraps ErrGone.
 func (l *link) call(ctx context.Context, k kind, v any, files ...*os.File) (request, error) {
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return l.callFor(ctx, k, v, files...)
 }

@@ -31,8 +31,8 @@ const (
 	maxFailure = 8 << 10
 	// sendTimeout is how long the other side may leave no room for a message.
 	sendTimeout = 10 * time.Second
-	// RequestTimeout bounds a request whose context has no end of its own.
-	RequestTimeout = 10 * time.Second
+	// requestTimeout bounds a request whose context has no end of its own.
+	requestTimeout = 10 * time.Second
 	// maxQueue bounds the requests that wait to be handled.
 	maxQueue = 64
 )

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// MaxSandboxes bounds the connections; each takes a descriptor here, and one more per TAP and socket.
-	MaxSandboxes = 8192
+	// maxSandboxes bounds the connections; each takes a descriptor here, and one more per TAP and socket.
+	maxSandboxes = 8192
 	// helloTimeout is how long a connection may take to begin.
 	helloTimeout = 10 * time.Second
 	// joinTimeout bounds a join or rejoin; thousands of sockets take seconds.
@@ -163,8 +163,8 @@ func (s *Server) begin(c *net.UnixConn, pid int, joined func()) error {
 	if s.closing {
 		return errors.New("the daemon ends")
 	}
-	if len(s.sessions) >= MaxSandboxes {
-		return fmt.Errorf("there are %d sandboxes, as many as may be", MaxSandboxes)
+	if len(s.sessions) >= maxSandboxes {
+		return fmt.Errorf("there are %d sandboxes, as many as may be", maxSandboxes)
 	}
 	ss, err := newSession(s, c, pid)
 	if err != nil {

@@ -157,7 +157,7 @@ func (ss *session) answer(r *request) (any, error) {
 	case kindPorts:
 		return portsBody{ss.sandbox.Ports()}, nil
 	case kindStats:
-		ctx, cancel := context.WithTimeout(ss.ctx, RequestTimeout)
+		ctx, cancel := context.WithTimeout(ss.ctx, requestTimeout)
 		defer cancel()
 		return ss.sandbox.Stats(ctx)
 	case kindLeave:

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Delay lets the rest of what goes together end.
-const Delay = 5 * time.Second
+// delay lets the rest of what goes together end.
+const delay = 5 * time.Second
 
 // Trimmer counts what goes. Its methods may be called from any goroutine.
 type Trimmer struct {
@@ -76,12 +76,12 @@ func (t *Trimmer) Run(ctx context.Context) {
 			return
 		case <-t.wake:
 		}
-		delay := time.NewTimer(Delay)
+		timer := time.NewTimer(delay)
 		select {
 		case <-ctx.Done():
-			delay.Stop()
+			timer.Stop()
 			return
-		case <-delay.C:
+		case <-timer.C:
 			t.free()
 		}
 	}

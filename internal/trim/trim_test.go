@@ -23,13 +23,13 @@ func TestTrim(t *testing.T) {
 		for range many - 1 {
 			m.Gone()
 		}
-		<-time.After(2 * Delay)
+		<-time.After(2 * delay)
 		synctest.Wait()
 		if freed.Load() != 0 {
 			t.Fatal("for a few")
 		}
 		m.Gone()
-		<-time.After(Delay - time.Nanosecond)
+		<-time.After(delay - time.Nanosecond)
 		synctest.Wait()
 		if freed.Load() != 0 {
 			t.Fatal("at once")
@@ -42,7 +42,7 @@ func TestTrim(t *testing.T) {
 		for range 20 * many {
 			m.Gone()
 		}
-		<-time.After(3 * Delay)
+		<-time.After(3 * delay)
 		synctest.Wait()
 		if n := freed.Load(); n < 2 || n > 3 {
 			t.Fatalf("freed %d times", n)

@@ -146,9 +146,6 @@ func (c *Cmd) Wait() (int, error) {
 	return c.status.ExitStatus(), nil
 }
 
-// Done is closed when the command has ended.
-func (c *Cmd) Done() <-chan struct{} { return c.done }
-
 // Kill ends the command and its group, and waits.
 func (c *Cmd) Kill() {
 	c.lifeline.Close()

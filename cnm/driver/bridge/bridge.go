@@ -42,8 +42,8 @@ const Type = "bridge"
 
 // Driver makes bridge Networks.
 type Driver struct {
-	mu sync.Mutex
-	// +checklocks:mu
+	// mu guards what follows.
+	mu       sync.Mutex
 	networks map[string]*network
 }
 

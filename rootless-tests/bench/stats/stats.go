@@ -25,13 +25,3 @@ func Quantile(v []float64, q float64) float64 {
 	}
 	return s[low] + (at-float64(low))*(s[low+1]-s[low])
 }
-
-// Spread is half the distance between the quartiles relative to the median: how far to trust the median.
-// It is 0 for fewer than two values.
-func Spread(v []float64) float64 {
-	m := Median(v)
-	if len(v) < 2 || m == 0 {
-		return 0
-	}
-	return (Quantile(v, 0.75) - Quantile(v, 0.25)) / 2 / math.Abs(m)
-}

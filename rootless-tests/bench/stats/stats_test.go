@@ -65,12 +65,3 @@ func TestQuantileSplits(t *testing.T) {
 		}
 	}
 }
-
-func TestSpread(t *testing.T) {
-	if got := Spread([]float64{9, 10, 11}); math.Abs(got-0.05) > 1e-12 {
-		t.Errorf("Spread = %v, want 0.05", got)
-	}
-	if got := Spread([]float64{5}); got != 0 {
-		t.Errorf("the spread of one value is %v", got)
-	}
-}
