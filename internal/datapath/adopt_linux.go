@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/internal/wire"
 )
 
@@ -95,19 +96,19 @@ type adopted struct {
 
 // openAdopted finds the process that listens at the other end of c.
 func openAdopted(c *net.UnixConn) (*adopted, error) {
-	peer, err := peerOf(c)
+	uid, pid, err := sys.Peer(c)
 	if err != nil {
 		return nil, fmt.Errorf("find who listens: %w", err)
 	}
-	if peer.Uid != uint32(os.Geteuid()) {
-		return nil, fmt.Errorf("it is of user %d", peer.Uid)
+	if uid != os.Geteuid() {
+		return nil, fmt.Errorf("it is of user %d", uid)
 	}
 	// Should the number be another process's by now, the one that listened has ended, and nobody answers the hello.
-	fd, err := unix.PidfdOpen(int(peer.Pid), unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	return &adopted{id: int(peer.Pid), pidfd: os.NewFile(uintptr(fd), "datapath process")}, nil
+	return &adopted{id: pid, pidfd: os.NewFile(uintptr(fd), "datapath process")}, nil
 }
 
 func (a *adopted) pid() int { return a.id }

@@ -32,8 +32,8 @@ func bindSocket(path string) (*os.File, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-		err = os.Chmod(path, 0o600) // nobody can connect before somebody listens
+	if err = unix.Fchmod(fd, 0o600); err == nil { // as in sys.ListenUnix
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 	}
 	if err != nil {
 		f.Close()
@@ -46,7 +46,7 @@ func bindSocket(path string) (*os.File, error) {
 type door struct {
 	l    *net.UnixListener
 	wait time.Duration
-	uid  uint32 // who may come in
+	uid  int // who may come in
 	log  *slog.Logger
 }
 
@@ -66,7 +66,7 @@ func newDoor(fd int, wait time.Duration, log *slog.Logger) (*door, error) {
 		listener.Close()
 		return nil, fmt.Errorf("open adoption socket: it is one of %s", listener.Addr().Network())
 	}
-	return &door{l: l, wait: wait, uid: uint32(os.Geteuid()), log: log}, nil
+	return &door{l: l, wait: wait, uid: os.Geteuid(), log: log}, nil
 }
 
 // next waits for a control of the same user. os.ErrDeadlineExceeded says that none came.
@@ -79,28 +79,13 @@ func (d *door) next() (*wire.Conn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("wait for control: %w", err)
 		}
-		// In a user namespace everybody else is the overflow user.
-		peer, err := peerOf(c)
-		if err == nil && peer.Uid == d.uid {
+		uid, _, err := sys.Peer(c)
+		if err == nil && uid == d.uid {
 			return wire.New(c, MaxMessage)
 		}
 		c.Close()
 		d.log.Warn("a control of another user was refused", "err", err)
 	}
-}
-
-// peerOf says who is at the other end of a connection.
-func peerOf(c *net.UnixConn) (peer *unix.Ucred, err error) {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	if cerr := rc.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil {
-		return nil, cerr
-	}
-	return peer, err
 }
 
 // build tells the binary that runs from others, also from another one at the same path.

@@ -54,6 +54,21 @@ func (s *server) find(id string) (Backend, error) {
 	return n.backend, nil
 }
 
+// about reads a request about one live Network and finds that.
+func about[Q interface{ network() string }](s *server, body json.RawMessage) (q Q, b Backend, err error) {
+	if q, err = parse[Q](body); err == nil {
+		b, err = s.find(q.network())
+	}
+	return q, b, err
+}
+
+func (q networkRequest) network() string { return q.Network }
+func (q idRequest) network() string      { return q.Network }
+func (q attachRequest) network() string  { return q.Network }
+func (q updateRequest) network() string  { return q.Network }
+func (q publishRequest) network() string { return q.Network }
+func (q captureRequest) network() string { return q.Network }
+
 func (s *server) hello(body json.RawMessage) (any, error) {
 	q, err := parse[helloRequest](body)
 	if err != nil {
@@ -137,11 +152,7 @@ func (s *server) addNetwork(body json.RawMessage) (any, error) {
 }
 
 func (s *server) removeNetwork(body json.RawMessage) (any, error) {
-	q, err := parse[networkRequest](body)
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.find(q.Network)
+	q, b, err := about[networkRequest](s, body)
 	if err != nil {
 		return nil, err
 	}
@@ -153,11 +164,7 @@ func (s *server) removeNetwork(body json.RawMessage) (any, error) {
 }
 
 func (s *server) update(body json.RawMessage) (any, error) {
-	q, err := parse[updateRequest](body)
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.find(q.Network)
+	q, b, err := about[updateRequest](s, body)
 	if err != nil {
 		return nil, err
 	}
@@ -178,11 +185,7 @@ func (s *server) unpublish(body json.RawMessage) (any, error) {
 
 // byID takes away what a request of kind made brought.
 func (s *server) byID(body json.RawMessage, do func(Backend, string) error, made kind) error {
-	q, err := parse[idRequest](body)
-	if err != nil {
-		return err
-	}
-	b, err := s.find(q.Network)
+	q, b, err := about[idRequest](s, body)
 	if err != nil {
 		return err
 	}
@@ -203,25 +206,16 @@ func (s *server) inventory(body json.RawMessage) (any, error) {
 }
 
 func (s *server) stats(body json.RawMessage) (any, error) {
-	q, err := parse[networkRequest](body)
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.find(q.Network)
+	_, b, err := about[networkRequest](s, body)
 	if err != nil {
 		return nil, err
 	}
 	return b.Stats(), nil
 }
 
-// give parses a request that came with a descriptor and hands both to its Network's Backend, which owns f then.
-func give[Q any](s *server, body json.RawMessage, f *os.File, network func(Q) string, do func(Backend, Q) error) error {
-	q, err := parse[Q](body)
-	if err != nil {
-		f.Close()
-		return err
-	}
-	b, err := s.find(network(q))
+// give reads a request that came with a descriptor and hands both to its Network's Backend, which owns f then.
+func give[Q interface{ network() string }](s *server, body json.RawMessage, f *os.File, do func(Backend, Q) error) error {
+	q, b, err := about[Q](s, body)
 	if err != nil {
 		f.Close()
 		return err
@@ -230,7 +224,7 @@ func give[Q any](s *server, body json.RawMessage, f *os.File, network func(Q) st
 }
 
 func (s *server) attach(body json.RawMessage, f *os.File) error {
-	return give(s, body, f, func(q attachRequest) string { return q.Network }, func(b Backend, q attachRequest) error {
+	return give(s, body, f, func(b Backend, q attachRequest) error {
 		if err := b.Attach(q.Endpoint, f, q.TAP); err != nil {
 			return err
 		}
@@ -240,7 +234,7 @@ func (s *server) attach(body json.RawMessage, f *os.File) error {
 }
 
 func (s *server) publish(body json.RawMessage, f *os.File) error {
-	return give(s, body, f, func(q publishRequest) string { return q.Network }, func(b Backend, q publishRequest) error {
+	return give(s, body, f, func(b Backend, q publishRequest) error {
 		if err := b.Publish(q.ID, q.Spec, f, q.Endpoint); err != nil {
 			return err
 		}
@@ -250,19 +244,11 @@ func (s *server) publish(body json.RawMessage, f *os.File) error {
 }
 
 func (s *server) socket(body json.RawMessage, f *os.File) error {
-	q, err := parse[idRequest](body)
-	if err == nil {
-		var b Backend
-		if b, err = s.find(q.Network); err == nil {
-			return b.Socket(q.ID, f)
-		}
-	}
-	f.Close()
-	return err
+	return give(s, body, f, func(b Backend, q idRequest) error { return b.Socket(q.ID, f) })
 }
 
 func (s *server) capture(body json.RawMessage, f *os.File) error {
-	return give(s, body, f, func(q captureRequest) string { return q.Network }, func(b Backend, q captureRequest) error {
+	return give(s, body, f, func(b Backend, q captureRequest) error {
 		c, ok := b.(Capturer)
 		if !ok {
 			f.Close()

@@ -15,6 +15,7 @@ import (
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/internal/shim"
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/tap"
 )
@@ -142,7 +143,7 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	}
 	u := conn.(*net.UnixConn)
 	// What another user put there would get our TAPs.
-	if uid, _, err := peer(u); err != nil || uid != c.uid {
+	if uid, _, err := sys.Peer(u); err != nil || uid != c.uid {
 		u.Close()
 		return nil, errors.Join(fmt.Errorf("connect to the daemon: %s belongs to another user", c.path), err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/cnm"
+	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/internal/trim"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
@@ -139,7 +140,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 
 // accept begins a session, or refuses it.
 func (s *Server) accept(c *net.UnixConn) {
-	uid, pid, err := peer(c)
+	uid, pid, err := sys.Peer(c)
 	if err == nil && uid != s.uid {
 		// Root too: who is root can become this user.
 		err = fmt.Errorf("user %d is not user %d", uid, s.uid)
