@@ -222,8 +222,11 @@ func (s *scale) restart(ctx context.Context) error {
 	}
 	took := time.Since(start).Seconds()
 	all, err := s.api.NetworkList(ctx, nil)
-	if err != nil || len(all) < report.Networks {
-		return fmt.Errorf("list networks after the restart: %d of %d are there, %w", len(all), report.Networks, err)
+	if err == nil && len(all) < report.Networks {
+		err = fmt.Errorf("%d of %d are there", len(all), report.Networks)
+	}
+	if err != nil {
+		return fmt.Errorf("list networks after the restart: %w", err)
 	}
 	if err := s.people.log.err(); err != nil {
 		return fmt.Errorf("restart: %w", err)
