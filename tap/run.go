@@ -95,22 +95,27 @@ func (d *Device) Run(input func(frames []l2.Frame), idle func()) error {
 			b.flush(input)
 			idle()
 		}
-		sys.Linger(taken)
-		if alone && taken <= smallFrame {
-			// Netstack's and the carrier's goroutines bring it to the host's socket now, before Read looks for another frame, of
-			// which there mostly is none.
-			runtime.Gosched()
-		}
-		if full {
-			// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
-			sys.Yield()
-		}
+		giveWay(taken, alone, full)
 		if err != nil {
 			if errors.Is(err, os.ErrClosed) {
 				return nil
 			}
 			return err
 		}
+	}
+}
+
+// giveWay lets others go on after a batch of so many bytes, of which the first frame came alone, or after which there is more.
+func giveWay(taken int, alone, full bool) {
+	sys.Linger(taken)
+	if alone && taken <= smallFrame {
+		// Netstack's and the carrier's goroutines bring it to the host's socket now, before Read looks for another frame, of
+		// which there mostly is none.
+		runtime.Gosched()
+	}
+	if full {
+		// There is more, perhaps without end. Nothing above tells the scheduler that others wait.
+		sys.Yield()
 	}
 }
 
