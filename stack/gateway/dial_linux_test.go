@@ -15,7 +15,7 @@ func until(ctx context.Context) func() (context.Context, context.CancelFunc) {
 	return func() (context.Context, context.CancelFunc) { return context.WithCancel(ctx) }
 }
 
-// TestDialHost: connections come from the address that was asked for, and their port was left to connect.
+// TestDialHost: connections come from the address that was asked for, their port was left to connect, and nothing paces them on loopback.
 func TestDialHost(t *testing.T) {
 	for _, row := range []struct{ listen, from string }{
 		{"127.0.0.1:0", ""}, {"127.0.0.1:0", "127.0.0.2"}, {"[::1]:0", ""}, {"[::1]:0", "::1"},
@@ -45,6 +45,9 @@ func TestDialHost(t *testing.T) {
 		v, err := unix.GetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT)
 		if want := from.IsValid(); err != nil || (v != 0) != want {
 			t.Errorf("dial from %q: IP_BIND_ADDRESS_NO_PORT is %d, %v; want %v", row.from, v, err, want)
+		}
+		if name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION); err != nil || name != "reno" {
+			t.Errorf("dial %s: congestion control is %q, %v; want reno", row.listen, name, err)
 		}
 	}
 }

@@ -150,7 +150,7 @@ type Gateway struct {
 	answers        elders          // attempts that wait for the ACK of their SYN-ACK
 	young          elders          // flows that have no keepalive yet
 	late           elders          // flows whose server waits for our ACK
-	spares         [2]spareSockets // of IPv4 and of IPv6
+	spares         [4]spareSockets // see sparesFor
 	handshakes     *handshakes
 	handshakeLimit int // of one container
 	flowLimit      int // of one container

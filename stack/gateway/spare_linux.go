@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 	"unsafe"
@@ -36,6 +37,18 @@ const (
 	maxAllSpares = 64
 	spareFor     = time.Second
 )
+
+// sparesFor returns those for a destination. Sockets are of one family, and those of loopback have a congestion control of their own.
+func (g *Gateway) sparesFor(to netip.Addr) *spareSockets {
+	i := 0
+	if to.Is6() {
+		i = 1
+	}
+	if to.IsLoopback() {
+		i += 2
+	}
+	return &g.spares[i]
+}
 
 // take returns a socket, or -1. s may be nil.
 func (s *spareSockets) take() (fd int) {

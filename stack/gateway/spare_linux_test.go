@@ -18,6 +18,9 @@ func (s *spareSockets) count() int {
 	return len(s.fds)
 }
 
+// loopbackSpares are those of where newOutside listens.
+func loopbackSpares(w *world) *spareSockets { return w.gw.sparesFor(netip.MustParseAddr("127.0.0.1")) }
+
 // say has the container send what, end its side, and the server answer with what it got and end its side too.
 func say(t *testing.T, w *world, o *outside, to, what string) {
 	t.Helper()
@@ -44,7 +47,7 @@ func say(t *testing.T, w *world, o *outside, to, what string) {
 // TestSpareSocket: a socket that has served serves the next connection, and nothing of the one before is left in it.
 func TestSpareSocket(t *testing.T) {
 	w, o, to, _ := loopback(t)
-	spares := &w.gw.spares[0]
+	spares := loopbackSpares(w)
 	spares.age = time.Hour
 	for _, what := range []string{"one", "two", "three"} {
 		say(t, w, o, to, what)
@@ -79,6 +82,22 @@ func TestSpareSocket(t *testing.T) {
 	}
 }
 
+// TestSparesFor: a socket serves only destinations of its family and with its congestion control.
+func TestSparesFor(t *testing.T) {
+	g := new(Gateway)
+	seen := make(map[*spareSockets]string)
+	for _, to := range []string{"192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"} {
+		s := g.sparesFor(netip.MustParseAddr(to))
+		if other := seen[s]; other != "" {
+			t.Errorf("sockets of %s serve %s", other, to)
+		}
+		seen[s] = to
+	}
+	if g.sparesFor(netip.MustParseAddr("127.0.0.2")) != g.sparesFor(netip.MustParseAddr("127.0.0.1")) {
+		t.Error("sockets of 127.0.0.1 do not serve 127.0.0.2")
+	}
+}
+
 // TestSpareSocketNotKept: sockets that are not like those of every connection are closed.
 func TestSpareSocketNotKept(t *testing.T) {
 	for name, use := range map[string]func(w *world, o *outside, to string){
@@ -101,9 +120,9 @@ func TestSpareSocketNotKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, o, to, _ := loopback(t)
-			w.gw.spares[0].age = time.Hour
+			loopbackSpares(w).age = time.Hour
 			use(w, o, to)
-			if n := w.gw.spares[0].count(); n != 0 {
+			if n := loopbackSpares(w).count(); n != 0 {
 				t.Errorf("%d sockets are kept", n)
 			}
 		})
@@ -113,7 +132,7 @@ func TestSpareSocketNotKept(t *testing.T) {
 // TestSpareSocketsGo: what nobody needs for a while is closed, and what is needed stays.
 func TestSpareSocketsGo(t *testing.T) {
 	w, o, to, _ := loopback(t)
-	spares := &w.gw.spares[0]
+	spares := loopbackSpares(w)
 	spares.age = time.Millisecond
 	say(t, w, o, to, "one")
 	waitFor(t, func() bool { return spares.count() == 0 }) // the timer's doing
@@ -153,16 +172,16 @@ func TestSpareSocketsGo(t *testing.T) {
 // TestSpareSocketsOfAll: many Networks do not keep more than a few of the process's descriptors.
 func TestSpareSocketsOfAll(t *testing.T) {
 	w, o, to, _ := loopback(t)
-	w.gw.spares[0].age = time.Hour
+	loopbackSpares(w).age = time.Hour
 	all := &w.gw.cfg.Shared.spares
 	all.Store(maxAllSpares)
 	say(t, w, o, to, "one")
-	if n := w.gw.spares[0].count(); n != 0 || all.Load() != maxAllSpares {
+	if n := loopbackSpares(w).count(); n != 0 || all.Load() != maxAllSpares {
 		t.Errorf("%d sockets are kept when others have all there may be, %d are counted", n, all.Load())
 	}
 	all.Store(maxAllSpares - 1)
 	say(t, w, o, to, "two")
-	if n := w.gw.spares[0].count(); n != 1 || all.Load() != maxAllSpares {
+	if n := loopbackSpares(w).count(); n != 1 || all.Load() != maxAllSpares {
 		t.Errorf("%d sockets are kept when there may be one, %d are counted", n, all.Load())
 	}
 	w.gw.Close()

@@ -177,15 +177,16 @@ func (g *Gateway) enter() bool {
 
 // dial opens a connection from the host, from the configured outbound address and interface where there are any.
 func (g *Gateway) dial(a *attempt, to netip.AddrPort, mapped, late bool) (fd int, err error) {
-	by, spares := outbound{from: g.cfg.Spec.Outbound4, device: g.cfg.Spec.OutboundDevice4}, &g.spares[0]
+	by := outbound{from: g.cfg.Spec.Outbound4, device: g.cfg.Spec.OutboundDevice4}
 	if to.Addr().Unmap().Is6() {
-		by, spares = outbound{from: g.cfg.Spec.Outbound6, device: g.cfg.Spec.OutboundDevice6}, &g.spares[1]
+		by = outbound{from: g.cfg.Spec.Outbound6, device: g.cfg.Spec.OutboundDevice6}
 	}
 	if mapped {
 		by = outbound{} // the host itself cannot be reached from an outside address or interface
 	}
 	if g.cfg.Dial == nil && by == (outbound{}) {
-		a.spares, by.spares = spares, spares
+		by.spares = g.sparesFor(to.Addr().Unmap())
+		a.spares = by.spares
 	}
 	by.lateACK = late
 	if g.cfg.Dial == nil {
