@@ -140,31 +140,39 @@ func TestRenewedWhileUsed(t *testing.T) {
 	}
 }
 
-// A fresh process that cannot be started is looked for as any other.
+// A fresh process that cannot be started, or ends at once, is looked for as any other.
 func TestRenewalFails(t *testing.T) {
-	b, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	exe := filepath.Join(t.TempDir(), "datapath")
-	if err := os.WriteFile(exe, b, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	r := newRig(t, crowded(1, time.Nanosecond), func(c *Config) { c.Datapath.Exe = exe })
-	r.running()
-	if err := os.Rename(exe, exe+".away"); err != nil {
-		t.Fatal(err)
-	}
-	r.comeAndGo(1)
-	r.state(Restarting)
-	if err := os.Rename(exe+".away", exe); err != nil {
-		t.Fatal(err)
-	}
-	r.state(Running)
-	r.add("n")
-	r.attach("n", "e")
-	if got := r.holds("n"); got["endpoint e []"] != 1 {
-		t.Errorf("it holds %v", got)
+	for name, inItsPlace := range map[string]string{"cannot be started": "", "ends at once": "#!/bin/sh\n"} {
+		t.Run(name, func(t *testing.T) {
+			b, err := os.ReadFile("/proc/self/exe")
+			if err != nil {
+				t.Fatal(err)
+			}
+			exe := filepath.Join(t.TempDir(), "datapath")
+			if err := os.WriteFile(exe, b, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t, crowded(1, time.Nanosecond), func(c *Config) { c.Datapath.Exe = exe })
+			r.running()
+			err = os.Rename(exe, exe+".away")
+			if err == nil && inItsPlace != "" {
+				err = os.WriteFile(exe, []byte(inItsPlace), 0o700)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.comeAndGo(1)
+			r.state(Restarting)
+			if err := os.Rename(exe+".away", exe); err != nil {
+				t.Fatal(err)
+			}
+			r.state(Running)
+			r.add("n")
+			r.attach("n", "e")
+			if got := r.holds("n"); got["endpoint e []"] != 1 {
+				t.Errorf("it holds %v", got)
+			}
+		})
 	}
 }
 

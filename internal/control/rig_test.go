@@ -26,9 +26,10 @@ import (
 const (
 	datapathRole = "__datapath"
 	netnsRole    = "__netns"
+	renewingRole = "__renewing"
 )
 
-// TestMain is also the datapath with the fake Backend, and the process that changes a host's addresses.
+// TestMain is also the datapath with the fake Backend, the process that changes a host's addresses, and a Control to be killed.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -37,6 +38,8 @@ func TestMain(m *testing.M) {
 		case netnsRole:
 			netnsMain()
 			os.Exit(0)
+		case renewingRole:
+			panic(renewingMain(os.Args[2]))
 		}
 	}
 	proctest.LeaveAtOnce()
