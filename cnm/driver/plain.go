@@ -11,10 +11,11 @@ import (
 type Plain struct {
 	name string
 
-	// mu guards what follows.
 	mu sync.Mutex
+	// +checklocks:mu
 	id string // of the Network; empty: there is none yet
 	// joined has the Endpoints; the value is the sandbox each is in, or empty.
+	// +checklocks:mu
 	joined map[string]string
 }
 

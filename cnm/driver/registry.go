@@ -8,8 +8,8 @@ import (
 
 // Registry holds the drivers by type. The zero Registry is empty and ready.
 type Registry struct {
-	// mu guards what follows.
-	mu      sync.Mutex
+	mu sync.Mutex
+	// +checklocks:mu
 	drivers map[string]Driver
 }
 

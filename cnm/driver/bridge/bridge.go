@@ -42,8 +42,8 @@ const Type = "bridge"
 
 // Driver makes bridge Networks.
 type Driver struct {
-	// mu guards what follows.
-	mu       sync.Mutex
+	mu sync.Mutex
+	// +checklocks:mu
 	networks map[string]*network
 }
 

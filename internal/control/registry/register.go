@@ -121,16 +121,12 @@ func listen(d *Dir, name string) (net.Listener, error) {
 		return nil, err
 	}
 	defer done()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := sys.ListenUnix("unix", path)
 	if err != nil {
 		return nil, err
 	}
 	// Close removes it by the directory.
 	l.SetUnlinkOnClose(false)
-	if err := d.root.Chmod(filepath.Join(name, socketName), 0o600); err != nil {
-		l.Close()
-		return nil, err
-	}
 	return localhttp.NewListener(l), nil
 }
 
