@@ -60,145 +60,173 @@ func (w *twin) take(id string, p, choice netip.Prefix) {
 	w.pools[id] = n
 }
 
-// FZ-15: pools and addresses are requested, released and restored after a restart; the twin says the same of each.
-func TestFZ15Model(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := &twin{base: netip.MustParsePrefix("10.0.0.0/24"), size: 28, pools: map[string]*twinPool{}}
-		var reserved []netip.Prefix
-		config := Config{Blocks: []Block{{w.base, w.size}}, Reserved: func() []netip.Prefix { return reserved }}
-		a, err := New(config)
-		if err != nil {
+// model is an Allocator beside its twin. Its methods that take but a *rapid.T are what may happen.
+type model struct {
+	*twin
+	a        *Allocator
+	config   Config
+	reserved []netip.Prefix
+}
+
+func newModel(t *rapid.T) *model {
+	m := &model{twin: &twin{base: netip.MustParsePrefix("10.0.0.0/24"), size: 28, pools: map[string]*twinPool{}}}
+	m.config = Config{Blocks: []Block{{m.base, m.size}}, Reserved: func() []netip.Prefix { return m.reserved }}
+	m.open(t)
+	return m
+}
+
+func (m *model) open(t *rapid.T) {
+	var err error
+	if m.a, err = New(m.config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	anyAddress = rapid.Custom(func(t *rapid.T) netip.Addr {
+		return netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 255).Draw(t, "last"))})
+	})
+	anyPrefix = rapid.Custom(func(t *rapid.T) netip.Prefix {
+		return netip.PrefixFrom(anyAddress.Draw(t, "address"), rapid.IntRange(26, 32).Draw(t, "bits")).Masked()
+	})
+)
+
+// pool draws one, nil when there is none.
+func (m *model) pool(t *rapid.T) (string, *twinPool) {
+	if len(m.pools) == 0 {
+		return "", nil
+	}
+	var ids []string
+	for _, p := range m.a.taken {
+		for id, q := range m.pools {
+			if q.prefix == p {
+				ids = append(ids, id)
+			}
+		}
+	}
+	id := rapid.SampledFrom(ids).Draw(t, "pool")
+	return id, m.pools[id]
+}
+
+func (m *model) Reserve(t *rapid.T) {
+	m.reserved = rapid.SliceOfN(anyPrefix, 0, 3).Draw(t, "reserved")
+}
+
+func (m *model) ChoosePool(t *rapid.T) {
+	want, ok := m.choose(m.reserved)
+	got, err := m.a.RequestPool(PoolRequest{})
+	if ok != (err == nil) || got.Prefix != want {
+		t.Fatalf("pool %v %v, want %v", got, err, want)
+	}
+	if ok {
+		m.take(got.ID, want, netip.Prefix{})
+	}
+}
+
+func (m *model) NamePool(t *rapid.T) {
+	r := PoolRequest{Prefix: anyPrefix.Draw(t, "prefix")}
+	if rapid.Bool().Draw(t, "with range") {
+		bits := rapid.IntRange(r.Prefix.Bits(), 32).Draw(t, "range bits")
+		r.Range = netip.PrefixFrom(r.Prefix.Addr(), bits)
+	}
+	got, err := m.a.RequestPool(r)
+	if m.overlaps(r.Prefix) != errors.Is(err, ErrPoolOverlap) {
+		t.Fatalf("%v: %v", r, err)
+	}
+	if err == nil {
+		m.take(got.ID, r.Prefix, r.Range)
+	}
+}
+
+func (m *model) ReleasePool(t *rapid.T) {
+	id, p := m.pool(t)
+	if p == nil {
+		return
+	}
+	if err := m.a.ReleasePool(id); err != nil {
+		t.Fatal(err)
+	}
+	delete(m.pools, id)
+}
+
+func (m *model) ChooseAddress(t *rapid.T) {
+	id, p := m.pool(t)
+	if p == nil {
+		return
+	}
+	want := netip.Addr{}
+	for x := p.choice.Addr(); p.choice.Contains(x) && !want.IsValid(); x = x.Next() {
+		if !p.used[x] {
+			want = x
+		}
+	}
+	got, err := m.a.RequestAddress(id, netip.Addr{})
+	if want.IsValid() != (err == nil) || got.Addr() != want {
+		t.Fatalf("%s: %v %v, want %v", id, got, err, want)
+	}
+	if want.IsValid() {
+		p.used[want] = true
+	}
+}
+
+func (m *model) NameAddress(t *rapid.T) {
+	id, p := m.pool(t)
+	if p == nil {
+		return
+	}
+	x := anyAddress.Draw(t, "address")
+	_, err := m.a.RequestAddress(id, x)
+	switch {
+	case !p.prefix.Contains(x):
+		if !errors.Is(err, ErrOutOfRange) {
 			t.Fatal(err)
 		}
-		address := rapid.Custom(func(t *rapid.T) netip.Addr {
-			return netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 255).Draw(t, "last"))})
-		})
-		prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
-			return netip.PrefixFrom(address.Draw(t, "address"), rapid.IntRange(26, 32).Draw(t, "bits")).Masked()
-		})
-		pool := func(t *rapid.T) (string, *twinPool) {
-			if len(w.pools) == 0 {
-				return "", nil
-			}
-			var ids []string
-			for _, p := range a.taken {
-				for id, q := range w.pools {
-					if q.prefix == p {
-						ids = append(ids, id)
-					}
-				}
-			}
-			id := rapid.SampledFrom(ids).Draw(t, "pool")
-			return id, w.pools[id]
+	case p.used[x] != errors.Is(err, ErrAddressInUse):
+		t.Fatal(err)
+	default:
+		p.used[x] = true
+	}
+}
+
+func (m *model) ReleaseAddress(t *rapid.T) {
+	id, p := m.pool(t)
+	if p == nil {
+		return
+	}
+	x := anyAddress.Draw(t, "address")
+	if err := m.a.ReleaseAddress(id, x); (err == nil) != p.prefix.Contains(x) {
+		t.Fatal(err)
+	}
+	if never := unusable(p.prefix); len(never) == 0 || x != never[0] && x != never[1] {
+		delete(p.used, x)
+	}
+}
+
+// Restart is what the Controller does from its store.
+func (m *model) Restart(t *rapid.T) {
+	m.open(t)
+	for id, p := range m.pools {
+		r := PoolRequest{Prefix: p.prefix}
+		if p.choice != p.prefix || id != "LocalDefault/"+p.prefix.String() {
+			r.Range = p.choice
 		}
-		t.Repeat(map[string]func(*rapid.T){
-			"reserve": func(t *rapid.T) { reserved = rapid.SliceOfN(prefix, 0, 3).Draw(t, "reserved") },
-			"choose pool": func(t *rapid.T) {
-				want, ok := w.choose(reserved)
-				got, err := a.RequestPool(PoolRequest{})
-				if ok != (err == nil) || got.Prefix != want {
-					t.Fatalf("pool %v %v, want %v", got, err, want)
-				}
-				if ok {
-					w.take(got.ID, want, netip.Prefix{})
-				}
-			},
-			"name pool": func(t *rapid.T) {
-				r := PoolRequest{Prefix: prefix.Draw(t, "prefix")}
-				if rapid.Bool().Draw(t, "with range") {
-					bits := rapid.IntRange(r.Prefix.Bits(), 32).Draw(t, "range bits")
-					r.Range = netip.PrefixFrom(r.Prefix.Addr(), bits)
-				}
-				got, err := a.RequestPool(r)
-				if w.overlaps(r.Prefix) != errors.Is(err, ErrPoolOverlap) {
-					t.Fatalf("%v: %v", r, err)
-				}
-				if err == nil {
-					w.take(got.ID, r.Prefix, r.Range)
-				}
-			},
-			"release pool": func(t *rapid.T) {
-				id, p := pool(t)
-				if p == nil {
-					return
-				}
-				if err := a.ReleasePool(id); err != nil {
-					t.Fatal(err)
-				}
-				delete(w.pools, id)
-			},
-			"choose address": func(t *rapid.T) {
-				id, p := pool(t)
-				if p == nil {
-					return
-				}
-				want := netip.Addr{}
-				for x := p.choice.Addr(); p.choice.Contains(x) && !want.IsValid(); x = x.Next() {
-					if !p.used[x] {
-						want = x
-					}
-				}
-				got, err := a.RequestAddress(id, netip.Addr{})
-				if want.IsValid() != (err == nil) || got.Addr() != want {
-					t.Fatalf("%s: %v %v, want %v", id, got, err, want)
-				}
-				if want.IsValid() {
-					p.used[want] = true
-				}
-			},
-			"name address": func(t *rapid.T) {
-				id, p := pool(t)
-				if p == nil {
-					return
-				}
-				x := address.Draw(t, "address")
-				_, err := a.RequestAddress(id, x)
-				switch {
-				case !p.prefix.Contains(x):
-					if !errors.Is(err, ErrOutOfRange) {
-						t.Fatal(err)
-					}
-				case p.used[x] != errors.Is(err, ErrAddressInUse):
-					t.Fatal(err)
-				default:
-					p.used[x] = true
-				}
-			},
-			"release address": func(t *rapid.T) {
-				id, p := pool(t)
-				if p == nil {
-					return
-				}
-				x := address.Draw(t, "address")
-				if err := a.ReleaseAddress(id, x); (err == nil) != p.prefix.Contains(x) {
-					t.Fatal(err)
-				}
-				if never := unusable(p.prefix); len(never) == 0 || x != never[0] && x != never[1] {
-					delete(p.used, x)
-				}
-			},
-			"restart": func(t *rapid.T) { // as the Controller does from its store
-				if a, err = New(config); err != nil {
-					t.Fatal(err)
-				}
-				for id, p := range w.pools {
-					r := PoolRequest{Prefix: p.prefix}
-					if p.choice != p.prefix || id != "LocalDefault/"+p.prefix.String() {
-						r.Range = p.choice
-					}
-					if got, err := a.RequestPool(r); err != nil || got.ID != id {
-						t.Fatalf("%s: %v %v", id, got, err)
-					}
-					for x := range p.used {
-						if _, err := a.RequestAddress(id, x); err != nil && !errors.Is(err, ErrAddressInUse) {
-							t.Fatal(err)
-						}
-					}
-				}
-			},
-			"": func(t *rapid.T) { compare(t, a, w) },
-		})
-	})
+		if got, err := m.a.RequestPool(r); err != nil || got.ID != id {
+			t.Fatalf("%s: %v %v", id, got, err)
+		}
+		for x := range p.used {
+			if _, err := m.a.RequestAddress(id, x); err != nil && !errors.Is(err, ErrAddressInUse) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Check compares the two after each step.
+func (m *model) Check(t *rapid.T) { compare(t, m.a, m.twin) }
+
+// FZ-15: pools and addresses are requested, released and restored after a restart; the twin says the same of each.
+func TestFZ15Model(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { t.Repeat(rapid.StateMachineActions(newModel(t))) })
 }
 
 func compare(t *rapid.T, a *Allocator, w *twin) {
