@@ -59,8 +59,8 @@ func (c *changer) run(ctx context.Context) {
 				return
 			}
 			err := c.make(ctx, ch)
-			if errors.Is(err, io.EOF) || ctx.Err() != nil {
-				err = errors.New("the sandbox has ended")
+			if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || ctx.Err() != nil {
+				err = errEnded
 			}
 			ch.Reply <- err
 		}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -306,3 +308,32 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("the TAP of a late answer is open: %v", err)
 	}
 }
+
+// TestChangeAtTheEnd: however the end of a sandbox is found out, a change that comes too late is told the same.
+func TestChangeAtTheEnd(t *testing.T) {
+	for name, end := range map[string]error{
+		"init is gone when it is asked":       fmt.Errorf("send change: %w", syscall.EPIPE),
+		"init is gone before it has answered": io.EOF,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &changingNetwork{quietNetwork: newQuietNetwork(), changes: make(chan Change, 1)}
+			c := newChanger(n, nil, plumb.Routes{})
+			c.ask = func(context.Context, change) (message, error) { return message{}, end }
+			reply := make(chan error, 1)
+			n.changes <- Change{Sockets: insideSockets, Reply: reply}
+			close(n.changes)
+			c.run(t.Context())
+			if err := <-reply; !errors.Is(err, errEnded) {
+				t.Errorf("the change: %v, want %v", err, errEnded)
+			}
+		})
+	}
+}
+
+// changingNetwork is a quietNetwork that asks for changes.
+type changingNetwork struct {
+	*quietNetwork
+	changes chan Change
+}
+
+func (n *changingNetwork) Changes() <-chan Change { return n.changes }

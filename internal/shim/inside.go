@@ -1,12 +1,16 @@
 package shim
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
 
 	"github.com/usernet/usernet/cnm/plumb"
 )
+
+// errEnded is what becomes of a change that is asked for when the sandbox is over, or was while it was made.
+var errEnded = errors.New("the sandbox has ended")
 
 // WithSockets returns n with one change of its own: what comes from wanted, once, is made in the sandbox and given to
 // use, which owns it. A sandbox that cannot make it does without. A nil wanted never asks.
@@ -51,15 +55,22 @@ func (s *socketed) ask(wanted <-chan []plumb.Socket) {
 	}
 	select {
 	case err := <-reply:
-		if err != nil {
-			s.log.Warn("published ports are served through the gateway alone", "err", err)
-		}
+		s.failed(err)
 	case <-s.closed:
 	}
 }
 
-func (s *socketed) made(files []*os.File) {
-	if err := s.use(files); err != nil {
+func (s *socketed) made(files []*os.File) { s.failed(s.use(files)) }
+
+// failed logs what a sandbox has to do without. A command that is over at once is over before its sockets are made: that is
+// nobody's fault, and nobody misses them.
+func (s *socketed) failed(err error) {
+	if err == nil || errors.Is(err, errEnded) {
+		return
+	}
+	select {
+	case <-s.closed:
+	default:
 		s.log.Warn("published ports are served through the gateway alone", "err", err)
 	}
 }

@@ -1,9 +1,12 @@
 package shim
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/usernet/usernet/cnm/plumb"
@@ -66,5 +69,43 @@ func TestWithSocketsEnds(t *testing.T) {
 	inner := newQuietNetwork()
 	if n := WithSockets(inner, nil, nil, nil); n != Network(inner) {
 		t.Error("a network that wants no sockets is another one")
+	}
+}
+
+// TestWithSocketsLog: sockets that a sandbox does without are told of, unless it is over: a command that ends at once
+// writes nothing but what it writes itself.
+func TestWithSocketsLog(t *testing.T) {
+	broken := errors.New("broken")
+	for name, tt := range map[string]struct {
+		reply, use error
+		closed     bool // before use fails
+		want       bool
+	}{
+		"made":                    {},
+		"not made":                {reply: broken, want: true},
+		"ended before":            {reply: errEnded},
+		"of no use":               {use: broken, want: true},
+		"of no use when it ended": {use: broken, closed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			wanted := make(chan []plumb.Socket, 1)
+			wanted <- insideSockets
+			n := WithSockets(newQuietNetwork(), wanted, func([]*os.File) error { return tt.use },
+				slog.New(slog.NewTextHandler(&log, nil)))
+			c := <-n.Changes()
+			if tt.closed {
+				n.Close()
+				c.Made(nil)
+			} else {
+				c.Made(nil)
+				c.Reply <- tt.reply
+				n.(*socketed).wg.Wait()
+				n.Close()
+			}
+			if got := strings.Contains(log.String(), "gateway alone"); got != tt.want {
+				t.Errorf("told: %v, want %v: %s", got, tt.want, log.String())
+			}
+		})
 	}
 }
