@@ -46,7 +46,8 @@ func (p *Private) sockets() []plumb.Socket {
 }
 
 // UseSockets gives the datapath what WantSockets asked for, and owns files from now on. They may be anything: the
-// datapath refuses what it cannot use, which is an error, and clients are then served through the gateway.
+// datapath refuses what it cannot use, which is an error, and clients are then served through the gateway. At the end of p
+// nobody needs them any more, which is none.
 func (p *Private) UseSockets(files []*os.File) error {
 	defer closeFiles(files)
 	kept, err := keepFiles(files)
@@ -58,7 +59,7 @@ func (p *Private) UseSockets(files []*os.File) error {
 		})
 	}
 	closeFiles(kept[taken:])
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrClosed) {
 		return fmt.Errorf("use sockets of the sandbox: %w", err)
 	}
 	return nil

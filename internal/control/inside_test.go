@@ -66,6 +66,17 @@ func TestPrivateSockets(t *testing.T) {
 	if b, err := io.ReadAll(in); err != nil || len(b) != 0 {
 		t.Errorf("after Close: %q, %v, want no descriptor left", b, err)
 	}
+	// Sockets that come too late are closed, and that is no error: nobody misses them.
+	late, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.UseSockets([]*os.File{late}); err != nil {
+		t.Errorf("UseSockets after Close: %v", err)
+	}
+	if _, err := late.Stat(); err == nil {
+		t.Error("UseSockets after Close left the file open")
+	}
 }
 
 // TestPrivateNoSockets: without Splice nothing is ever asked for, and what the datapath refuses stays nowhere.

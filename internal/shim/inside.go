@@ -65,12 +65,7 @@ func (s *socketed) made(files []*os.File) { s.failed(s.use(files)) }
 // failed logs what a sandbox has to do without. A command that is over at once is over before its sockets are made: that is
 // nobody's fault, and nobody misses them.
 func (s *socketed) failed(err error) {
-	if err == nil || errors.Is(err, errEnded) {
-		return
-	}
-	select {
-	case <-s.closed:
-	default:
+	if err != nil && !errors.Is(err, errEnded) {
 		s.log.Warn("published ports are served through the gateway alone", "err", err)
 	}
 }

@@ -78,14 +78,12 @@ func TestWithSocketsLog(t *testing.T) {
 	broken := errors.New("broken")
 	for name, tt := range map[string]struct {
 		reply, use error
-		closed     bool // before use fails
 		want       bool
 	}{
-		"made":                    {},
-		"not made":                {reply: broken, want: true},
-		"ended before":            {reply: errEnded},
-		"of no use":               {use: broken, want: true},
-		"of no use when it ended": {use: broken, closed: true},
+		"made":         {},
+		"not made":     {reply: broken, want: true},
+		"ended before": {reply: errEnded},
+		"of no use":    {use: broken, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
@@ -94,14 +92,13 @@ func TestWithSocketsLog(t *testing.T) {
 			n := WithSockets(newQuietNetwork(), wanted, func([]*os.File) error { return tt.use },
 				slog.New(slog.NewTextHandler(&log, nil)))
 			c := <-n.Changes()
-			if tt.closed {
-				n.Close()
+			if tt.reply == nil {
 				c.Made(nil)
-			} else {
-				c.Made(nil)
-				c.Reply <- tt.reply
-				n.(*socketed).wg.Wait()
-				n.Close()
+			}
+			c.Reply <- tt.reply
+			n.(*socketed).wg.Wait()
+			if err := n.Close(); err != nil {
+				t.Error(err)
 			}
 			if got := strings.Contains(log.String(), "gateway alone"); got != tt.want {
 				t.Errorf("told: %v, want %v: %s", got, tt.want, log.String())

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -19,23 +20,21 @@ import (
 
 // sysctls makes those of the namespace.
 func (n Namespace) sysctls() {
-	if err := unpaced(congestionPath); err != nil {
-		n.log().Warn("sysctl not set", "path", congestionPath, "err", err)
-	}
+	var s settings
+	defer s.tell(n.log())
+	s.note(congestionPath, unpaced(congestionPath))
 	if n.NoSysctls {
 		return
 	}
 	// As Docker sets them: the namespace belongs to its user, so there is nobody to protect low
 	// ports from, and ping works without a capability.
-	n.set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+	s.set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
 	// Whoever closes first keeps a connection's port for a minute, which is 470 connections a second to one service. With
 	// timestamps, which Linux and netstack have, it is safe after a second (tcp_tw_reuse of Linux; what it has by itself is for
 	// 127.0.0.0/8). Of 16 clients that make one connection after the other, the rate fell to 200 a second after 13 000; out of the
 	// container, and through a published port, whose connections come from the container's own address.
-	n.set("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
-	if err := pingGroups(); err != nil {
-		n.log().Warn("sysctl not set", "path", pingPath, "err", err)
-	}
+	s.set("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
+	s.note(pingPath, pingGroups())
 }
 
 // congestionPath is the congestion control of the namespace's TCP, which a new namespace has from the host.
@@ -63,29 +62,49 @@ func unpaced(path string) error {
 // linkSysctls makes those of an interface. They are written before it goes up, because accept_dad
 // counts at that moment.
 func (n Namespace) linkSysctls(l plumb.Link) {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		return // a kernel without IPv6
-	}
 	conf := "/proc/sys/net/ipv6/conf/" + l.Name + "/"
+	if _, err := os.Stat(conf); err != nil {
+		return // a kernel without IPv6, or an MTU below 1280, which leaves none to the interface
+	}
+	var s settings
+	defer s.tell(n.log())
 	if !hasIPv6(l) {
-		n.set(conf+"disable_ipv6", "1")
+		s.set(conf+"disable_ipv6", "1")
 		return
 	}
 	// Addresses and routes are ours: no second address from the gateway's advertisements (they are
 	// for guests that configure themselves), no temporary ones (accept_ra covers both), and the
 	// link-local address usable from the first packet rather than after a second of DAD.
-	n.set(conf+"disable_ipv6", "0") // a host with default.disable_ipv6=1 passes it on
-	n.set(conf+"accept_ra", "0")
-	n.set(conf+"autoconf", "0")
-	n.set(conf+"accept_dad", "0")
+	s.set(conf+"disable_ipv6", "0") // a host with default.disable_ipv6=1 passes it on
+	s.set(conf+"accept_ra", "0")
+	s.set(conf+"autoconf", "0")
+	s.set(conf+"accept_dad", "0")
 	if n.Own {
-		n.set(conf+"forwarding", "0") // a host may pass that on, too
+		s.set(conf+"forwarding", "0") // a host may pass that on, too
 	}
 }
 
-func (n Namespace) set(path, value string) {
-	if err := write(path, value); err != nil {
-		n.log().Warn("sysctl not set", "path", path, "value", value, "err", err)
+// settings remembers those that could not be made: a read-only /proc/sys is a line of the log, not one for each.
+type settings struct {
+	unset []string
+	err   error // of the first
+}
+
+func (s *settings) set(path, value string) { s.note(path, write(path, value)) }
+
+func (s *settings) note(path string, err error) {
+	if err == nil {
+		return
+	}
+	s.unset = append(s.unset, strings.TrimPrefix(path, "/proc/sys/"))
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+func (s *settings) tell(log *slog.Logger) {
+	if s.err != nil {
+		log.Warn("sysctls not set", "sysctls", strings.Join(s.unset, " "), "err", s.err)
 	}
 }
 
