@@ -12,16 +12,23 @@ import (
 // leg may have ports, and lead to that leg. When another leg becomes the gateway, the sockets move with it as they
 // are: a client that is just connecting waits in their queue.
 
-// wantPorts is -p, and with -P every exposed port that -p does not publish.
-func (sb *Sandbox) wantPorts() {
-	want := slices.Clone(sb.conf.Publish)
-	if sb.conf.PublishAll {
-		for _, e := range sb.conf.Expose {
-			if !slices.ContainsFunc(want, func(p portfwd.Spec) bool { return p.Proto == e.Proto && p.Port == e.Port }) {
-				want = append(want, portfwd.Spec{Proto: e.Proto, Port: e.Port})
-			}
+// WantedPorts are those of publish, -p, and with -P every port of exposed that publish does not have.
+func WantedPorts(publish, exposed []portfwd.Spec, all bool) []portfwd.Spec {
+	want := slices.Clone(publish)
+	if !all {
+		return want
+	}
+	for _, e := range exposed {
+		if !slices.ContainsFunc(want, func(p portfwd.Spec) bool { return p.Proto == e.Proto && p.Port == e.Port }) {
+			want = append(want, portfwd.Spec{Proto: e.Proto, Port: e.Port})
 		}
 	}
+	return want
+}
+
+// wantPorts notes the ports of the sandbox's configuration.
+func (sb *Sandbox) wantPorts() {
+	want := WantedPorts(sb.conf.Publish, sb.conf.Expose, sb.conf.PublishAll)
 	sb.c.mu.Lock()
 	sb.want = want
 	sb.c.mu.Unlock()

@@ -150,7 +150,7 @@ func parseHostIP(s string) (netip.Addr, error) {
 	}
 	ip, err := netip.ParseAddr(text)
 	switch {
-	case err != nil, bracketed && !ip.Is6(), ip.Unmap().IsMulticast():
+	case err != nil, bracketed && !ip.Is6(), !oneHost(ip.Unmap()):
 		return netip.Addr{}, errors.New("invalid IP address: " + s)
 	case ip.Zone() != "":
 		// A zone names an interface, which comes and goes while the socket stays.

@@ -69,6 +69,7 @@ func TestParseRefuses(t *testing.T) {
 		{"[::1:1:2", "invalid IP address"},
 		{"[]:1:2", "invalid IP address: []"},
 		{"224.0.0.1:1:2", "invalid IP address: 224.0.0.1"},
+		{"255.255.255.255:1:2", "invalid IP address: 255.255.255.255"},
 		{"[fe80::1%eth0]:1:2", "without a zone"},
 		{"5000:0", "invalid containerPort: 0"},
 		{"5000:65536", "invalid containerPort: 65536"},

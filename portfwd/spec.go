@@ -100,6 +100,11 @@ func hostString(a netip.Addr) string {
 	return a.String()
 }
 
+// oneHost says that an address is not that of many stations. The kernel would bind a socket to it that nobody can connect to.
+func oneHost(a netip.Addr) bool {
+	return !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // validate refuses what Parse would never make, for Specs that come over the API or a socket.
 func (s Spec) validate() error {
 	switch {
@@ -111,7 +116,7 @@ func (s Spec) validate() error {
 		return fmt.Errorf("publish %s: invalid hostPort: %s", s, s.hostPorts())
 	case s.Reverse && (!s.HostIP.IsValid() || s.HostPort == 0 || s.HostPortEnd != 0 || s.To.IsValid() || s.Device != ""):
 		return fmt.Errorf("publish %s: a port that leads to the host has one address, one port and no more", s)
-	case s.HostIP.Is4In6() || s.HostIP.Zone() != "" || s.HostIP.IsMulticast():
+	case s.HostIP.Is4In6() || s.HostIP.Zone() != "" || !oneHost(s.HostIP):
 		return fmt.Errorf("publish %s: invalid IP address: %s", s, s.HostIP)
 	case s.To.IsValid() && (s.To.Is4In6() || s.To.Zone() != "" || s.To.IsUnspecified() || s.To.IsMulticast() || s.To.IsLoopback()):
 		return fmt.Errorf("publish %s: invalid container address: %s", s, s.To)

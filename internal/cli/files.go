@@ -114,7 +114,7 @@ func (o *runOptions) hostsFile(p *plan, hostname string) (string, error) {
 		}
 		return string(b) + hostsfile.Lines(extra), nil
 	}
-	own := ownNames(hostname, o.name)
+	own := ownNames(hostname, o.domainname, o.name)
 	if o.network == shim.NetworkNone {
 		// No address but lo's; a program that looks its own host name up finds one.
 		return hostsfile.Format(append(extra, hostsfile.Line{Addr: netip.AddrFrom4([4]byte{127, 0, 1, 1}), Names: own})), nil
@@ -126,7 +126,10 @@ func (o *runOptions) hostsFile(p *plan, hostname string) (string, error) {
 }
 
 // ownNames are the names of the sandbox, the full one first, as hosts(5) wants it.
-func ownNames(hostname, name string) []string {
+func ownNames(hostname, domain, name string) []string {
+	if domain != "" {
+		return names(hostname+"."+domain, hostname, name)
+	}
 	short, _, _ := strings.Cut(hostname, ".")
 	return names(hostname, short, name)
 }

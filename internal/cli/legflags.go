@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -132,15 +133,37 @@ func (o *legOptions) settle(n *netOptions) (m mode, donor string, err error) {
 		return 0, "", &usageError{err}
 	}
 	if m != modeNamed {
-		if len(o.aliases) > 0 {
-			return 0, "", usagef("network-scoped aliases are only supported for user-defined networks")
+		if err := o.checkUnnamed(n, m); err != nil {
+			return 0, "", &usageError{err}
 		}
+		n.publish = cnm.WantedPorts(n.publish, o.expose, o.publishAll)
 		return m, donor, nil
 	}
 	if err := o.merge(n, &o.networks[0]); err != nil {
 		return 0, "", &usageError{err}
 	}
 	return m, "", nil
+}
+
+// checkUnnamed refuses what belongs to a leg in a named network where there is none.
+func (o *legOptions) checkUnnamed(n *netOptions, m mode) error {
+	e := o.networks[0]
+	word := e.Network
+	e.Network = ""
+	fields := !reflect.ValueOf(e).IsZero()
+	switch {
+	case len(o.aliases) > 0:
+		return errors.New("network-scoped aliases are only supported for user-defined networks")
+	case fields && m == modePrivate:
+		return fmt.Errorf("--network name=%s: only a named network has further fields; use --ip, --ip6 and --mac-address", word)
+	case fields:
+		return fmt.Errorf("--network name=%s: only a named network has further fields", word)
+	case len(o.linkLocal) > 0, m != modePrivate && (n.ip.IsValid() || n.ip6.IsValid()):
+		return errors.New("user-specified IP address is supported on user-defined networks only")
+	case len(o.links) > 0 && (m == modePrivate || m == modeNone):
+		return fmt.Errorf("--link: with --network %s there is nobody to link to; use --network bridge or one of usernet network ls", word)
+	}
+	return nil
 }
 
 // merge gives the primary network the flags that have no network of their own.
@@ -223,6 +246,9 @@ func (o *runOptions) checkConflicts(m mode) error {
 	if m == modeHost && len(o.links) > 0 {
 		return usagef("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
 	}
+	if (m == modeHost || m == modeNone) && !o.mac.IsZero() {
+		return usagef("conflicting options: mac-address and the network mode")
+	}
 	if m != modeContainer {
 		return nil
 	}
@@ -237,7 +263,6 @@ func (o *runOptions) checkConflicts(m mode) error {
 		{!o.mac.IsZero(), "conflicting options: mac-address and the network mode"},
 		{len(o.publish) > 0 || o.publishAll, "conflicting options: port publishing and the container type network mode"},
 		{len(o.expose) > 0, "conflicting options: port exposing and the container type network mode"},
-		{o.ip.IsValid() || o.ip6.IsValid(), "user-specified IP address is supported on user-defined networks only"},
 	} {
 		if c.is {
 			return usagef("%s", c.text)

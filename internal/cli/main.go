@@ -122,7 +122,7 @@ func failure(err error) error {
 func exactArgs(n int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usagef("want %s, have %d arguments", what, len(args))
+			return usagef("want %s, have %d", what, len(args))
 		}
 		return nil
 	}

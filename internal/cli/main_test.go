@@ -123,7 +123,12 @@ func TestBadCommandLines(t *testing.T) {
 		{"run --expose 80/sctp true", "invalid port format for --expose: 80/sctp"},
 		{"run --compat 1.13 true", `unknown version "1.13"`},
 		{"run --map all true", `unknown map "all"; use root, keep or auto`},
-		{"run --mtu x true", "--mtu"},
+		{"run --mtu x true", `--mtu: "x" is not a number`},
+		{"run --mtu 99999999999999999999 true", `--mtu: "99999999999999999999" is too large`},
+		{"run --ipv6=x true", `--ipv6: "x" is neither true nor false`},
+		{"run --domainname a/b true", "invalid hostname format"},
+		{"help nope", `"nope" is not a usernet command`},
+		{"help network nope", "unknown command: usernet network nope"},
 		{"run --mtu 10 true", "want 1280"},
 		{"run --subnet 10.0.2.1/24 true", "invalid subnet 10.0.2.1/24: it should be 10.0.2.0/24"},
 		{"run --subnet x true", "not a subnet"},
@@ -156,7 +161,7 @@ func TestBadCommandLines(t *testing.T) {
 		{"frobnicate", `"frobnicate" is not a usernet command`},
 		{"completion", "one of bash, zsh and fish"},
 		{"completion tcsh", "tcsh"},
-		{"version now", "no arguments"},
+		{"version now", "want no arguments, have 1"},
 		{"doctor --format xml", "use json"},
 	}
 	for _, tt := range tests {
@@ -223,6 +228,10 @@ func TestEtcFiles(t *testing.T) {
 	}
 	if got["/etc/hostname"] != "box.example\n" {
 		t.Errorf("hostname %q", got["/etc/hostname"])
+	}
+	o.domainname = "example.org"
+	if hosts, err := o.hostsFile(p, "box"); err != nil || !strings.Contains(hosts, "\n10.0.2.100\tbox.example.org box web\n") {
+		t.Errorf("hosts with a domain: %v\n%s", err, hosts)
 	}
 	// In the host's network only what flags ask for is different.
 	o.network, o.hosts, o.search, o.options = shim.NetworkHost, nil, nil, nil

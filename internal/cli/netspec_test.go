@@ -2,6 +2,7 @@ package cli
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +120,16 @@ func TestModes(t *testing.T) {
 		"--network name=web,alias=a --network-alias b": "conflicting options: cannot specify both --network-alias and per-network alias",
 		"--network name=web,mac-address=02:00:00:00:00:01 --mac-address 02:00:00:00:00:02": "conflicting options: cannot specify both --mac-address and per-network MAC address",
 		"--network name=web,link-local-ip=169.254.1.1 --link-local-ip 169.254.1.2":         "conflicting options: cannot specify both --link-local-ip and per-network link-local IP addresses",
+		"--network name=private,ip=10.0.2.9":                                               "only a named network has further fields; use --ip",
+		"--network name=none,driver-opt=a=b":                                               "only a named network has further fields",
+		"--network host --ip 10.0.2.50":                                                    "user-specified IP address is supported on user-defined networks only",
+		"--network none --ip6 fd00::9":                                                     "user-specified IP address is supported on user-defined networks only",
+		"--network container:db --ip 10.0.2.50":                                            "user-specified IP address is supported on user-defined networks only",
+		"--link-local-ip 169.254.1.1":                                                      "user-specified IP address is supported on user-defined networks only",
+		"--network private --link db":                                                      "with --network private there is nobody to link to",
+		"--network none --link db":                                                         "with --network none there is nobody to link to",
+		"--network host --mac-address 02:00:00:00:00:01":                                   "conflicting options: mac-address and the network mode",
+		"--network none --mac-address 02:00:00:00:00:01":                                   "conflicting options: mac-address and the network mode",
 		// §2.8
 		"--network container:db --hostname x":                    "conflicting options: hostname and the network mode",
 		"--network container:db --link a:b":                      "conflicting options: container type network can't be used with links. This would result in undefined behavior",
@@ -133,6 +144,21 @@ func TestModes(t *testing.T) {
 		if _, err := settleFlags(t, flags); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", flags, err, want)
 		}
+	}
+}
+
+// -P publishes what is exposed and not published already, in a network of one's own too.
+func TestPublishAllPrivate(t *testing.T) {
+	o, err := settleFlags(t, "--network private -P --expose 80-81 --expose 53/udp -p 127.0.0.1:8080:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []portfwd.Spec{
+		{Proto: portfwd.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8080, Port: 80},
+		{Proto: portfwd.TCP, Port: 81}, {Proto: portfwd.UDP, Port: 53},
+	}
+	if !slices.Equal(o.publish, want) {
+		t.Errorf("published: %v, want %v", o.publish, want)
 	}
 }
 

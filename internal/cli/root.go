@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,7 +40,7 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("%q is not a usernet command", args[0])
+				return notACommand(args[0])
 			}
 			return nil
 		},
@@ -52,16 +55,52 @@ func (a *app) rootCommand() *cobra.Command {
 		a.portCommand(), a.psCommand(), a.rmCommand(), a.stopCommand(),
 		a.doctorCommand(), a.versionCommand(), a.completionCommand(root), a.manCommand(root),
 	)
+	refuseUnknownTopics(root)
 	return root
 }
+
+// refuseUnknownTopics has "usernet help" fail for what is no command: by itself cobra answers with the help of the nearest.
+func refuseUnknownTopics(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		return
+	}
+	help.Args = func(_ *cobra.Command, args []string) error {
+		switch found, rest, _ := root.Find(args); {
+		case len(rest) == 0:
+			return nil
+		case found == root:
+			return notACommand(rest[0])
+		default:
+			return usagef("unknown command: %s %s", found.CommandPath(), rest[0])
+		}
+	}
+}
+
+func notACommand(word string) error { return usagef("%q is not a usernet command", word) }
 
 // flagError takes the program's name of a flag's type out of pflag's texts.
 func flagError(err error) error {
 	if ve, ok := err.(*pflag.InvalidValueError); ok {
 		name := "--" + ve.GetFlag().Name
-		return &flagValueError{name, ve.GetValue(), ve.Unwrap()}
+		return &flagValueError{name, ve.GetValue(), plainly(ve.Unwrap())}
 	}
 	return err
+}
+
+// plainly says in words of the user what a number or a truth value cannot be.
+func plainly(err error) error {
+	ne, ok := errors.AsType[*strconv.NumError](err)
+	switch {
+	case !ok:
+		return err
+	case ne.Func == "ParseBool":
+		return fmt.Errorf("%q is neither true nor false", ne.Num)
+	case errors.Is(ne.Err, strconv.ErrRange):
+		return fmt.Errorf("%q is too large", ne.Num)
+	}
+	return fmt.Errorf("%q is not a number", ne.Num)
 }
 
 // flagValueError is a flag with a value that cannot be.

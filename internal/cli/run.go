@@ -122,7 +122,7 @@ func (a *app) runCommandWith(o *runOptions) *cobra.Command {
 		"Option for resolv.conf (default those of the host)")
 	fs.StringArrayVarP(&o.env, "env", "e", nil, "`KEY=VALUE` for CMD's environment; KEY alone takes the value here")
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "`DIR` to run CMD in (default the current one)")
-	fs.StringVar(&o.domainname, "domainname", "", "Domain `NAME` of the host name")
+	fs.Var(&value[string]{to: &o.domainname, parse: parseHostname, show: identity, kind: "name"}, "domainname", "Domain of the host name")
 	fs.Var(&list[string]{to: &o.labels, parse: one(parseLabel), kind: "key=value"}, "label", "Metadata, for ps and inspect")
 	fs.BoolVarP(&o.detach, "detach", "d", false, "Run in the background; print the id once CMD runs")
 	fs.IntVar(&o.reportFD, reportFlag, -1, "Descriptor of the report of a detached start")

@@ -203,7 +203,7 @@ func TestContextCloses(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Datapath.Exe = "/nonexistent/usernet" })
 	const part = "no such file"
-	if err := r.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), part) {
+	if err := r.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), part) || strings.Count(err.Error(), "start datapath: ") != 1 {
 		t.Errorf("ready: %v", err)
 	}
 	<-r.Done()

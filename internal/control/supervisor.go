@@ -57,7 +57,7 @@ func (s *supervisor) run() {
 		return
 	}
 	if err != nil {
-		s.c.fail(fmt.Errorf("start datapath: %w", err))
+		s.c.fail(err)
 		return
 	}
 	close(s.c.ready)
@@ -112,13 +112,13 @@ func (s *supervisor) launch() error {
 	s.watch()
 	h, err := p.Hello(s.ctx)
 	if err != nil {
-		return errors.Join(err, p.Err())
+		return fmt.Errorf("start datapath: %w", errors.Join(err, p.Err()))
 	}
 	// What this one refuses although an earlier one took it (the TAP of a container that has ended) stays
 	// wanted: its owner will say when it is not.
 	refused := func(r datapath.Request, err *datapath.RefusedError) { s.logRefusal(r, err) }
 	if err := p.DoAll(s.ctx, s.want.requests(), refused); err != nil {
-		return err
+		return fmt.Errorf("start datapath: %w", err)
 	}
 	s.tellAll(s.unclaimed.DropGone())
 	// An adopted one has carried what is in it.

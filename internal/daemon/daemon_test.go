@@ -175,6 +175,17 @@ func TestEnsureFails(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want\n%s", err, want)
 	}
+	if err := os.Remove(p.ConfigFile); err != nil {
+		t.Fatal(err)
+	}
+	// A state that cannot be opened, of which the daemon says by itself what it was about.
+	if err := os.MkdirAll(filepath.Join(p.State, "networks.db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err = Ensure(t.Context(), Start{})
+	if err == nil || !strings.HasPrefix(err.Error(), "start daemon: open state: ") {
+		t.Errorf("%v, want one start daemon, and open state", err)
+	}
 	if err := Ensure(t.Context(), Start{Args: []string{"-test.run=^$"}}); err == nil {
 		t.Error("a program that is no daemon:", err)
 	}

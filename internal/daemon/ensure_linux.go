@@ -120,7 +120,8 @@ func (s Start) startOnce(ctx context.Context) (again bool, err error) {
 	case answer == "":
 		answer = lastLine(s.Paths.Log())
 	}
-	return false, fmt.Errorf("start daemon: %s; see %s", answer, s.Paths.Log())
+	// What it does not come to is told as we tell it.
+	return false, fmt.Errorf("start daemon: %s; see %s", strings.TrimPrefix(answer, "start daemon: "), s.Paths.Log())
 }
 
 // spawn starts the process and returns what it, or the daemon it starts, says.

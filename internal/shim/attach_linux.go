@@ -97,7 +97,7 @@ func Connect(ctx context.Context, cfg AttachConfig) (*Attachment, error) {
 	}
 	ns.release()
 	if err := a.begin(context.WithoutCancel(ctx)); err != nil {
-		return nil, errors.Join(err, a.Close())
+		return nil, joinOnce(err, a.Close())
 	}
 	a.log.Info("attached", "namespace", ns.name)
 	return a, nil

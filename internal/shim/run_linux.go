@@ -120,7 +120,7 @@ func (s *sandbox) run(ctx context.Context) (int, error) {
 	default:
 	}
 	if s.net != nil {
-		err = errors.Join(err, s.net.Close())
+		err = joinOnce(err, s.net.Close())
 	}
 	// The datapath is gone by now: whatever is left below us in another user namespace is the sandbox's.
 	killDescendants(s.member)
@@ -142,9 +142,18 @@ func (s *sandbox) startNetwork(ctx context.Context, dev <-chan message) result[N
 		return result[Network]{err: err}
 	}
 	if err := s.connect(ctx, n, dev); err != nil {
-		return result[Network]{err: errors.Join(err, n.Close())}
+		return result[Network]{err: joinOnce(err, n.Close())}
 	}
 	return result[Network]{v: n}
+}
+
+// joinOnce is both errors, or err alone where it tells of further already: a Network that broke down is closed with
+// the reason that it broke down for.
+func joinOnce(err, further error) error {
+	if further == nil || errors.Is(err, further) {
+		return err
+	}
+	return errors.Join(err, further)
 }
 
 // connect attaches the TAPs that init sends, one for each Link.

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -221,5 +222,22 @@ func TestEnvironmentPasses(t *testing.T) {
 	_, out, _ := run(t, testConfig{Command: sh(`printf %s "$USERNET_TEST_WORD"`)})
 	if out != "a=b c" {
 		t.Errorf("got %q", out)
+	}
+}
+
+// TestJoinOnce: what a Network broke down for is told once, though closing it says so again.
+func TestJoinOnce(t *testing.T) {
+	down, other := errors.New("down"), errors.New("other")
+	added := fmt.Errorf("add network: %w", down)
+	for _, tt := range []struct {
+		err, further error
+		want         string
+	}{{added, down, "add network: down"}, {added, other, "add network: down\nother"}, {added, nil, "add network: down"}, {nil, other, "other"}} {
+		if got := joinOnce(tt.err, tt.further); got == nil || got.Error() != tt.want {
+			t.Errorf("%v and %v: %v, want %q", tt.err, tt.further, got, tt.want)
+		}
+	}
+	if err := joinOnce(nil, nil); err != nil {
+		t.Error(err)
 	}
 }
