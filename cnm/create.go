@@ -18,7 +18,8 @@ import (
 
 // Create makes a Network and returns its id and a warning.
 func (c *Controller) Create(ctx context.Context, conf NetworkConfig) (id, warning string, err error) {
-	if predefined(conf.Name) || conf.Name == "default" {
+	// The last two are no networks, but words that stand for one where a sandbox names its own: nobody could join theirs.
+	if predefined(conf.Name) || conf.Name == "default" || conf.Name == "private" {
 		return "", "", fault.New(fault.Forbidden, "operation is not permitted on predefined %s network ", conf.Name)
 	}
 	if conf, err = c.complete(conf); err != nil {

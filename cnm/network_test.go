@@ -89,6 +89,7 @@ func TestCreateRefused(t *testing.T) {
 		{NetworkConfig{Name: "host"}, fault.Forbidden, "operation is not permitted on predefined host network "},
 		{NetworkConfig{Name: "none"}, fault.Forbidden, "operation is not permitted on predefined none network "},
 		{NetworkConfig{Name: "default"}, fault.Forbidden, "operation is not permitted on predefined default network "},
+		{NetworkConfig{Name: "private"}, fault.Forbidden, "operation is not permitted on predefined private network "},
 		{NetworkConfig{Name: ""}, fault.Invalid, "invalid name: name is empty"},
 		{NetworkConfig{Name: "n1"}, fault.Conflict, "network with name n1 already exists"},
 		{NetworkConfig{Name: "x", Driver: "foo"}, fault.NotFound, "could not find plugin foo in v1 plugin registry: plugin not found"},

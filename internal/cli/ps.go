@@ -85,6 +85,9 @@ func (a *app) ps(ctx context.Context, o *psOptions) error {
 		l.table += statsColumns
 	}
 	s, err := formatList(l, o.format, o.quiet, rows)
+	if err != nil && !o.stats && strings.Contains(o.format, ".Stats") {
+		return usagef("--format: .Stats is there with --stats only")
+	}
 	if err != nil {
 		return usagef("--format: %w", err)
 	}

@@ -19,24 +19,24 @@ import (
 
 // psRow is a sandbox as ps shows it.
 type psRow struct {
-	ID          string       `json:"id"`
-	Name        string       `json:"name"`
-	Kind        string       `json:"kind"`
-	PID         int          `json:"pid"`
-	ShimPID     int          `json:"shim_pid"`
-	State       string       `json:"state"`
-	Status      string       `json:"status"`
-	Mode        string       `json:"mode"`
-	Networks    words        `json:"networks"`
-	Addresses   []netip.Addr `json:"addresses"`
-	Ports       portList     `json:"ports"`
-	Command     []string     `json:"command"`
-	Created     time.Time    `json:"created"`
-	Labels      labelMap     `json:"labels"`
-	DatapathPID int          `json:"datapath_pid"`
-	Restarts    int          `json:"restarts"`
-	Weakened    []string     `json:"weakened,omitempty"`
-	Stats       *spec.Stats  `json:"stats,omitempty"`
+	ID          string      `json:"id"`
+	Name        string      `json:"name"`
+	Kind        string      `json:"kind"`
+	PID         int         `json:"pid"`
+	ShimPID     int         `json:"shim_pid"`
+	State       string      `json:"state"`
+	Status      string      `json:"status"`
+	Mode        string      `json:"mode"`
+	Networks    words       `json:"networks"`
+	Addresses   words       `json:"addresses"`
+	Ports       portList    `json:"ports"`
+	Command     []string    `json:"command"`
+	Created     time.Time   `json:"created"`
+	Labels      labelMap    `json:"labels"`
+	DatapathPID int         `json:"datapath_pid"`
+	Restarts    int         `json:"restarts"`
+	Weakened    []string    `json:"weakened,omitempty"`
+	Stats       *spec.Stats `json:"stats,omitempty"`
 
 	fullID  string
 	noTrunc bool
@@ -76,7 +76,7 @@ const statsColumns = "\t{{.TCP}}\t{{.UDP}}\t{{.Ping}}\t{{.Drops}}"
 func newPsRow(e registry.Entry, noTrunc bool, now time.Time) psRow {
 	r := psRow{
 		ID: registry.ShortID(e.ID), Name: e.Name, Kind: e.Kind, PID: e.PID, ShimPID: e.ShimPID, State: "unreachable", Mode: e.Mode,
-		Networks: e.Networks, Addresses: e.Addrs, Command: e.Command, Created: e.Created, Labels: e.Labels,
+		Networks: e.Networks, Addresses: addressWords(e.Addrs), Command: e.Command, Created: e.Created, Labels: e.Labels,
 		fullID: e.ID, noTrunc: noTrunc, now: now,
 	}
 	if noTrunc {
@@ -94,14 +94,23 @@ func (r *psRow) setNetworks(s container.Summary) {
 	if s.NetworkSettings == nil {
 		return
 	}
-	r.Networks, r.Addresses = slices.Sorted(maps.Keys(s.NetworkSettings.Networks)), nil
+	r.Networks = slices.Sorted(maps.Keys(s.NetworkSettings.Networks))
+	var addrs []netip.Addr
 	for _, name := range r.Networks {
 		for _, a := range []netip.Addr{s.NetworkSettings.Networks[name].IPAddress, s.NetworkSettings.Networks[name].GlobalIPv6Address} {
 			if a.IsValid() {
-				r.Addresses = append(r.Addresses, a)
+				addrs = append(addrs, a)
 			}
 		}
 	}
+	r.Addresses = addressWords(addrs)
+}
+
+func addressWords(addrs []netip.Addr) (w words) {
+	for _, a := range addrs {
+		w = append(w, a.String())
+	}
+	return w
 }
 
 // ask completes the row by what the sandbox says itself, if it answers.

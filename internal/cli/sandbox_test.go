@@ -71,7 +71,7 @@ func TestSandboxFromOutside(t *testing.T) {
 	if got := invoke(t, "ps", "--stats"); !strings.Contains(got.out, "runt=3") {
 		t.Errorf("ps --stats: %+v", got)
 	}
-	if got := invoke(t, "ps", "--format", "{{.Name}} {{.Kind}} {{json .Addresses}} {{join .Command \" \"}}"); !strings.HasPrefix(got.out, `web run ["10.0.2.100","fd00::100"] sh -c`) {
+	if got := invoke(t, "ps", "--format", "{{.Name}} {{.Kind}} {{json .Addresses}} {{.Addresses}} {{join .Addresses \"+\"}} {{join .Command \" \"}}"); !strings.HasPrefix(got.out, `web run ["10.0.2.100","fd00::100"] 10.0.2.100,fd00::100 10.0.2.100+fd00::100 sh -c`) {
 		t.Errorf("ps --format: %+v", got)
 	}
 	var row psRow

@@ -15,6 +15,7 @@ func UserNamespaceHint() string {
 		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "as root run \"sysctl -w kernel.unprivileged_userns_clone=1\""},
 		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor restricts user namespaces: as root run \"sysctl -w kernel.apparmor_restrict_unprivileged_userns=0\", or give usernet a profile with the rule \"userns,\""},
 		{"/proc/sys/user/max_user_namespaces", "0", "as root run \"sysctl -w user.max_user_namespaces=15000\""},
+		{"/proc/sys/user/max_mnt_namespaces", "0", "as root run \"sysctl -w user.max_mnt_namespaces=15000\""},
 		{"/proc/sys/user/max_net_namespaces", "0", "as root run \"sysctl -w user.max_net_namespaces=15000\""},
 	} {
 		b, err := os.ReadFile(h.file)
@@ -34,7 +35,7 @@ func withUserNamespaceHint(err error) error {
 		return fmt.Errorf("%w; %s", err, h)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EUSERS) {
-		return fmt.Errorf("%w; too many namespaces: raise user.max_user_namespaces and user.max_net_namespaces", err)
+		return fmt.Errorf("%w; too many namespaces: raise user.max_user_namespaces, user.max_mnt_namespaces and user.max_net_namespaces", err)
 	}
 	return err
 }

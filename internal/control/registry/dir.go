@@ -59,7 +59,7 @@ func openBase(base string) (*Dir, error) {
 func openIn(base, name string) (*Dir, error) {
 	path := filepath.Join(base, name)
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make runtime directory: %w", err)
+		return nil, fmt.Errorf("make runtime directory: %w; set XDG_RUNTIME_DIR to a directory of your own that you can write to", err)
 	}
 	fi, err := os.Lstat(path)
 	if err != nil {
