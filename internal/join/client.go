@@ -169,8 +169,9 @@ func (c *Client) join(ctx context.Context) (cnm.Joined, *clientSession, error) {
 	r, err := s.l.callFor(ctx, kindJoin, joinBody{Version, c.config})
 	if err == nil {
 		var b joinedBody
-		if b, err = body[joinedBody](r.message); err == nil {
-			r.close()
+		b, err = body[joinedBody](r.message)
+		r.close()
+		if err == nil {
 			c.mu.Lock()
 			c.legs = b.Legs
 			c.runLocked(s.l)
