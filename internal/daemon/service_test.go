@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,29 +31,7 @@ func TestSystemd(t *testing.T) {
 			}
 		}
 	}
-	api, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.Socket(), Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer api.Close()
-	joins, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: p.Join(), Net: "unixpacket"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer joins.Close()
-	var files []*os.File
-	for _, l := range []*net.UnixListener{joins, api} {
-		f, err := l.File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		files = append(files, f)
-	}
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" daemon`, self(t))
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=2", "LISTEN_FDNAMES=usernet.socket:usernet.socket")
-	cmd.ExtraFiles = files
-	d := startCmd(t, cmd)
+	d := startCmd(t, activated(t, "unixpacket", p.Join(), "unix", p.Socket()))
 	expect("READY=1")
 	if err := apiClient(t, p).Ping(t.Context()); err != nil {
 		t.Error(err)
@@ -68,13 +48,35 @@ func TestSystemd(t *testing.T) {
 	if _, err := os.Lstat(p.Socket()); err != nil {
 		t.Error("systemd's socket is gone:", err)
 	}
+}
 
-	cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" daemon`, self(t))
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=2")
-	cmd.ExtraFiles = []*os.File{files[0], files[0]}
-	if d := startCmd(t, cmd); d.code(t) == 0 || !strings.Contains(d.err.String(), "take sockets of systemd") {
+// Two sockets for one purpose are an error.
+func TestSystemdSocketTwice(t *testing.T) {
+	p := home(t)
+	d := startCmd(t, activated(t, "unixpacket", p.Join(), "unixpacket", p.Join()+"2"))
+	if d.code(t) == 0 || !strings.Contains(d.err.String(), "take sockets of systemd") {
 		t.Errorf("a socket twice: %s", d.err.String())
 	}
+}
+
+// activated is a daemon that systemd starts with sockets, each given by its network and path.
+func activated(t *testing.T, sockets ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" daemon`, self(t))
+	for s := range slices.Chunk(sockets, 2) {
+		l, err := net.ListenUnix(s[0], &net.UnixAddr{Name: s[1], Net: s[0]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close(); f.Close() })
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	cmd.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(cmd.ExtraFiles)), "LISTEN_FDNAMES=usernet.socket:usernet.socket")
+	return cmd
 }
 
 func self(t *testing.T) string {

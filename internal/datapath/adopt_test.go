@@ -260,20 +260,26 @@ func TestInventoryInPages(t *testing.T) {
 	}
 }
 
+// What a process holds that TestClaim and TestInventory speak of.
+var (
+	heldPrefix   = netip.MustParsePrefix("10.0.0.0/24")
+	heldNetwork  = spec.Network{ID: "n", MTU: 1500}
+	heldEndpoint = spec.Endpoint{ID: "e", Names: []string{"web"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
+	heldPort     = portfwd.Spec{Proto: portfwd.TCP, Port: 80}
+)
+
+func someHeld() *Inventory {
+	l := newLedger()
+	l.add(entry{key: prefixKey(heldPrefix)})
+	l.add(addNetworkRequest{Network: heldNetwork}.entry())
+	l.add(attachRequest{Network: "n", Endpoint: heldEndpoint}.entry())
+	l.add(publishRequest{Network: "n", ID: "p", Spec: heldPort, Endpoint: "e"}.entry())
+	return newInventory(sorted(l.entries, func(entry) bool { return true }))
+}
+
 // FT-21: what each request needs when a process holds a Network with an Endpoint and a port already.
 func TestClaim(t *testing.T) {
-	n := spec.Network{ID: "n", MTU: 1500}
-	e := spec.Endpoint{ID: "e", Names: []string{"web"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
-	s := portfwd.Spec{Proto: portfwd.TCP, Port: 80}
-	prefix := netip.MustParsePrefix("10.0.0.0/24")
-	held := func() *Inventory {
-		l := newLedger()
-		l.add(entry{key: prefixKey(prefix)})
-		l.add(addNetworkRequest{Network: n}.entry())
-		l.add(attachRequest{Network: "n", Endpoint: e}.entry())
-		l.add(publishRequest{Network: "n", ID: "p", Spec: s, Endpoint: "e"}.entry())
-		return newInventory(sorted(l.entries, func(entry) bool { return true }))
-	}
+	n, e, s := heldNetwork, heldEndpoint, heldPort
 	renamed, moved, heir := e, e, e
 	renamed.Names = []string{"db"}
 	moved.Strict = true
@@ -299,7 +305,7 @@ func TestClaim(t *testing.T) {
 		"no claim":        {[]Request{HostChanged()}, "", false, "unpublish n/p, detach n/e, remove-network n, release"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inv := held()
+			inv := someHeld()
 			var before []Request
 			var there bool
 			for _, r := range c.ask {
@@ -316,8 +322,12 @@ func TestClaim(t *testing.T) {
 			}
 		})
 	}
-	inv := held()
-	if rest := inv.Unreserved([]netip.Prefix{prefix, netip.MustParsePrefix("10.1.0.0/24")}); len(rest) != 1 || rest[0].String() != "10.1.0.0/24" {
+}
+
+// What is reserved is claimed by prefixes, an Endpoint is dropped with its ports, and a nil Inventory holds nothing.
+func TestInventory(t *testing.T) {
+	inv := someHeld()
+	if rest := inv.Unreserved([]netip.Prefix{heldPrefix, netip.MustParsePrefix("10.1.0.0/24")}); len(rest) != 1 || rest[0].String() != "10.1.0.0/24" {
 		t.Errorf("unreserved: %v", rest)
 	}
 	if got := list(inv.Drop("n", "e")); got != "unpublish n/p, detach n/e" {
@@ -327,7 +337,7 @@ func TestClaim(t *testing.T) {
 		t.Errorf("drop again: %v", got)
 	}
 	var none *Inventory
-	if _, there := none.Claim(AddNetwork(n, nil)); there || none.Rest() != nil || none.Drop("n", "e") != nil {
+	if _, there := none.Claim(AddNetwork(heldNetwork, nil)); there || none.Rest() != nil || none.Drop("n", "e") != nil {
 		t.Error("a nil inventory holds something")
 	}
 }
