@@ -261,19 +261,10 @@ func FuzzServer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := NewServer(&fakeController{}, ServerOptions{})
-		l, err := newLink(ours)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ss := newSessionOn(s, l, 1)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			ss.run()
-		}()
+		ss := serverOn(t, &fakeController{}, ours)
+		ss.start()
 		feed(theirs, first, second)
-		<-done
+		ss.s.wg.Wait()
 		if ss.sandbox != nil {
 			wait(t, "the sandbox's end", ss.sandbox.(*fakeSandbox).closed)
 		}

@@ -96,6 +96,23 @@ func (l *link) read() {
 	for err == nil {
 		err = l.next()
 	}
+	l.end(err)
+}
+
+// drain is the part of read that does not wait, for a connection whose receives do not. Its error ends the connection.
+func (l *link) drain() error {
+	for {
+		switch err := l.next(); {
+		case errors.Is(err, wire.ErrNothing):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// end tells everybody that nothing more comes.
+func (l *link) end(err error) {
 	l.conn.Close()
 	l.mu.Lock()
 	if l.err == nil {

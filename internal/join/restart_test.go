@@ -211,17 +211,11 @@ func TestUnheardJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctl := &fakeController{}
-	s := NewServer(ctl, ServerOptions{})
-	s.closing = true
-	l, err := newLink(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ss := newSessionOn(s, l, 1)
+	ss := serverOn(t, ctl, ours)
+	ss.s.closing = true
 	theirs.Close()
 	ss.handle(request{message: message{ID: 1, Kind: kindJoin, Body: encode(joinBody{Version, testConfig()})}})
-	ss.finish()
-	l.conn.Close()
+	ss.receive()
 	wait(t, "the sandbox's end", ctl.last(t).closed)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/usernet/usernet/cnm/plumb"
 	"github.com/usernet/usernet/internal/control"
 	"github.com/usernet/usernet/internal/shim"
+	"github.com/usernet/usernet/internal/wire"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/tap"
 )
@@ -62,6 +63,24 @@ func startDaemon(t testing.TB, path string, c *fakeController, change ...func(*S
 	return d
 }
 
+// serverOn makes a Server that serves one connection, and its session, which has not begun.
+func serverOn(t testing.TB, c *fakeController, conn wire.Socket) *session {
+	t.Helper()
+	s := NewServer(c, ServerOptions{})
+	var err error
+	if s.poller, err = wire.NewPoller(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.poller.Close() })
+	ss, err := newSession(s, conn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.sessions[ss] = struct{}{}
+	s.wg.Add(1)
+	return ss
+}
+
 // kill ends it without a word; its sandboxes are not closed, since nothing is left to close them.
 func (d *daemon) kill() {
 	d.once.Do(func() {
@@ -74,6 +93,7 @@ func (d *daemon) kill() {
 		}
 		d.mu.Unlock()
 		d.wg.Wait()
+		d.poller.Close()
 		d.c.mu.Lock()
 		defer d.c.mu.Unlock()
 		for _, s := range d.c.sandboxes {

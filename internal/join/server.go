@@ -13,6 +13,7 @@ import (
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/internal/sys"
 	"github.com/usernet/usernet/internal/trim"
+	"github.com/usernet/usernet/internal/wire"
 	"github.com/usernet/usernet/portfwd"
 	"github.com/usernet/usernet/stack/spec"
 	"github.com/usernet/usernet/tap"
@@ -101,9 +102,9 @@ type Server struct {
 	sessions map[*session]struct{}
 	names    map[string]*session // by the sandbox's id, of which there is one connection
 
-	turns turns
-
-	wg sync.WaitGroup // of sessions
+	turns  turns
+	poller *wire.Poller   // of Serve
+	wg     sync.WaitGroup // of sessions, until their end
 }
 
 // NewServer makes a Server. Shutdown ends it.
@@ -121,8 +122,11 @@ func NewServer(c Controller, o ServerOptions) *Server {
 	}
 }
 
-// Serve accepts connections until l is closed, which is no error.
-func (s *Server) Serve(l *net.UnixListener) error {
+// Serve accepts connections until l is closed, which is no error. It is called once.
+func (s *Server) Serve(l *net.UnixListener) (err error) {
+	if s.poller, err = wire.NewPoller(); err != nil {
+		return fmt.Errorf("join socket: %w", err)
+	}
 	for {
 		c, err := l.AcceptUnix()
 		switch {
@@ -174,10 +178,8 @@ func (s *Server) begin(c *net.UnixConn, pid int, joined func()) error {
 	ss.joined = joined
 	s.sessions[ss] = struct{}{}
 	s.changed(len(s.sessions))
-	s.wg.Go(func() {
-		ss.run()
-		s.end(ss)
-	})
+	s.wg.Add(1)
+	ss.start()
 	return nil
 }
 
@@ -188,6 +190,7 @@ func (s *Server) end(ss *session) {
 	s.unnameLocked(ss)
 	close(ss.ended)
 	s.changed(len(s.sessions))
+	s.wg.Done()
 }
 
 // name says which sandbox a session is, of which there is one. An earlier session whose connection has ended is waited
@@ -263,4 +266,7 @@ func (s *Server) Shutdown(reason string, told bool) {
 	}
 	wg.Wait()
 	s.wg.Wait()
+	if s.poller != nil {
+		s.poller.Close()
+	}
 }

@@ -5,27 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
 	"github.com/usernet/usernet/cnm"
 	"github.com/usernet/usernet/cnm/fault"
 	"github.com/usernet/usernet/cnm/plumb"
+	"github.com/usernet/usernet/internal/wire"
 	"github.com/usernet/usernet/portfwd"
 )
 
-// session is one connection: a sandbox, once it has joined. One goroutine reads; its link has another handle.
+// session is one connection: a sandbox, once it has joined. It has a goroutine while there is something to receive, and its
+// link another while there is something to handle.
 type session struct {
-	s   *Server
-	l   *link
-	pid int
-	log *slog.Logger
+	s    *Server
+	l    *link
+	conn *wire.Polled // l's
+	pid  int
+	log  *slog.Logger
 	// ctx ends with the connection, and with it what the Controller does for it.
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	joined func() // tells that the next may join
+	joined func()      // tells that the next may join
+	late   *time.Timer // ends a connection that does not join
 
 	id    string        // of the sandbox, set once by Server.name
 	ended chan struct{} // closed by Server.end
@@ -37,35 +40,49 @@ type session struct {
 	kept     []portfwd.Listener // what came before a rejoin
 }
 
-func newSession(s *Server, c *net.UnixConn, pid int) (*session, error) {
-	l, err := newLink(c)
+// newSession takes c over, unless there is an error.
+func newSession(s *Server, c wire.Socket, pid int) (*session, error) {
+	conn, err := s.poller.Add(c)
 	if err != nil {
 		return nil, err
 	}
-	return newSessionOn(s, l, pid), nil
-}
-
-func newSessionOn(s *Server, l *link, pid int) *session {
+	l, err := newLink(conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &session{
-		s: s, l: l, pid: pid, log: s.log.With("pid", pid),
+	ss := &session{
+		s: s, l: l, conn: conn, pid: pid, log: s.log.With("pid", pid),
 		ctx: ctx, cancel: cancel, ended: make(chan struct{}), joined: func() {},
 	}
+	ss.late = time.AfterFunc(helloTimeout, func() { l.fail(os.ErrDeadlineExceeded) })
+	l.handle = ss.handle
+	return ss, nil
 }
 
-// run handles requests until the connection ends, and then ends the sandbox.
-func (ss *session) run() {
-	ss.l.handle = ss.handle
+// start begins to receive.
+func (ss *session) start() {
 	ss.silent = time.AfterFunc(turnPatience, ss.joined)
-	if err := ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout)); err != nil {
-		ss.l.fail(err)
+	go ss.receive()
+}
+
+// receive takes what is there and waits for more. When the connection has ended, it ends the sandbox.
+func (ss *session) receive() {
+	err := ss.l.drain()
+	if err == nil {
+		if err = ss.conn.Await(ss.receive); err == nil {
+			return
+		}
 	}
-	ss.l.read()
+	ss.l.end(err)
+	ss.late.Stop()
 	ss.cancel()
 	ss.joined()
 	ss.l.work.Wait()
 	ss.heard()
 	ss.finish()
+	ss.s.end(ss)
 }
 
 // heard lets who has said something keep its turn until it has joined.
@@ -194,9 +211,7 @@ func (ss *session) admit(ctx context.Context, version int, c *cnm.SandboxConfig,
 	if ss.pid > 0 {
 		c.ShimPID = ss.pid
 	}
-	if err := ss.l.conn.SetReceiveDeadline(time.Time{}); err != nil {
-		return err
-	}
+	ss.late.Stop()
 	ss.log = ss.log.With("sandbox", c.Name)
 	return ss.s.name(ctx, ss, c.ID, rejoin)
 }
@@ -266,8 +281,8 @@ func (ss *session) takeKept(r *request) error {
 		}
 		ss.kept = append(ss.kept, portfwd.Listener{Spec: p, File: g})
 	}
-	// Each part shows that the other side is alive.
-	return ss.l.conn.SetReceiveDeadline(time.Now().Add(helloTimeout))
+	ss.late.Reset(helloTimeout) // each part shows that the other side is alive
+	return nil
 }
 
 // legs are Links with what else the next daemon must be told of them. The shim has it with each Link, so that a daemon

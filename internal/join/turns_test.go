@@ -1,6 +1,10 @@
 package join
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -39,32 +43,32 @@ func TestTurns(t *testing.T) {
 // TestTurnOfSilent: who connects and says nothing gives its turn back long before its connection ends; who has said
 // something keeps it.
 func TestTurnOfSilent(t *testing.T) {
-	ours, theirs, err := sys.Socketpair()
-	if err != nil {
-		t.Fatal(err)
+	pair := func() (ss *session, theirs *os.File) {
+		ours, theirs, err := sys.Socketpair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return serverOn(t, &fakeController{}, ours), theirs
 	}
-	l, err := newLink(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ss := newSessionOn(NewServer(&fakeController{}, ServerOptions{}), l, 1)
+	ss, theirs := pair()
 	ended := make(chan error, 1)
 	ss.joined = sync.OnceFunc(func() { ended <- ss.ctx.Err() })
-	var running sync.WaitGroup
-	running.Go(ss.run)
+	ss.start()
 	if err := <-ended; err != nil {
 		t.Error("its turn was over with its connection")
 	}
 	theirs.Close()
-	running.Wait()
+	ss.s.wg.Wait()
 
+	ss, theirs = pair()
 	timer := time.AfterFunc(time.Hour, func() {})
-	ss = newSessionOn(ss.s, l, 1)
 	ss.silent = timer
 	ss.handle(request{message: message{Kind: kindPorts}})
 	if timer.Stop() {
 		t.Error("who has spoken is taken for silent")
 	}
+	theirs.Close()
+	ss.receive()
 }
 
 // TestTurnsAreGivenBack: by who joins, is refused, breaks the protocol or goes; and who says nothing keeps nobody out.
@@ -89,6 +93,23 @@ func TestTurnsAreGivenBack(t *testing.T) {
 	}
 	d.mu.Unlock()
 	eventually(t, "all turns", func() bool { return len(d.turns) == 0 })
+}
+
+// TestNoGoroutineWhileNothingIsSaid: what a goroutine leaves behind is there for each sandbox otherwise, however long ago it went.
+func TestNoGoroutineWhileNothingIsSaid(t *testing.T) {
+	path := socketPath(t)
+	startDaemon(t, path, &fakeController{})
+	for i := range joiningAtOnce {
+		config := testConfig()
+		config.ID = fmt.Sprintf("%064x", i)
+		if _, err := raw(t, path).call(t.Context(), kindJoin, joinBody{Version, config}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stacks := make([]byte, 4<<20)
+	eventually(t, "the end of what was said last", func() bool {
+		return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*session)"))
+	})
 }
 
 // TestShrinkServer: a Server that has let go of the room of those that went knows those that are there.
