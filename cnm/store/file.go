@@ -174,6 +174,29 @@ func (s *Store) renewLocked() {
 	}
 }
 
+const (
+	// compactFrom is how large a file is worth to be written anew.
+	compactFrom = 128 << 10
+	// compactPart is how much larger than its records the file must be. One that is as bbolt leaves it is two to three times as large.
+	compactPart = 8
+)
+
+// compactLocked writes the file anew when it has little in it. bbolt's file does not shrink, and the pages of it that were used
+// are memory of this process.
+func (s *Store) compactLocked() {
+	if s.db == nil {
+		return
+	}
+	info, err := os.Stat(s.path)
+	if err != nil || info.Size() < max(compactFrom, compactPart*s.state.records.size()) {
+		return
+	}
+	s.dropLocked()
+	if err := errors.Join(s.rewriteLocked(), s.readyLocked()); err != nil {
+		s.log.Error("state file is not written anew; that is tried again before the next change", "path", s.path, "err", err)
+	}
+}
+
 // replace makes b the content of a file, all or nothing as long as there is no power cut.
 func replace(path string, b []byte) error {
 	fresh := path + ".new"

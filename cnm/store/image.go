@@ -36,6 +36,16 @@ func (im image) clone() image {
 	return c
 }
 
+// size is how many bytes the records have.
+func (im image) size() (n int64) {
+	for _, records := range im {
+		for key, value := range records {
+			n += int64(len(key) + len(value))
+		}
+	}
+	return n
+}
+
 // set makes a record be value; nil removes it.
 func (im image) set(bucket, key string, value []byte) {
 	if value == nil {

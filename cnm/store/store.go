@@ -123,10 +123,11 @@ func private(dir string) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// Shrink lets go of the memory that records took which have gone.
+// Shrink lets go of the memory and of the room on the disk that records took which have gone.
 func (s *Store) Shrink() {
 	s.write.Lock()
 	defer s.write.Unlock()
+	s.compactLocked()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for bucket, records := range s.state.records {

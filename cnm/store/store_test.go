@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -136,6 +137,77 @@ func TestRecordsSurvive(t *testing.T) {
 }
 
 // What is refused changes nothing.
+// TestShrinkFile: the file gives back what many records took that have gone, and has the others.
+func TestShrinkFile(t *testing.T) {
+	p := newPlaceInMemory(t)
+	s := p.open(t)
+	size := func() int64 {
+		info, err := os.Stat(p.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	many := make(map[string][]byte)
+	for i := range 1000 {
+		many[strconv.Itoa(i)] = fmt.Appendf(nil, `{"Name":%q}`, strings.Repeat("x", 400))
+	}
+	if err := s.commit(image{Networks: many}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, Networks, "a", "web")
+	full := size()
+	s.Shrink()
+	if n := size(); n != full {
+		t.Errorf("with all records %d bytes, %d after", full, n)
+	}
+	for key := range many {
+		many[key] = nil
+	}
+	if err := s.commit(image{Networks: many}); err != nil {
+		t.Fatal(err)
+	}
+	if n := size(); n < full {
+		t.Fatalf("%d bytes of %d without Shrink", n, full)
+	}
+	s.Shrink()
+	if n := size(); n >= compactFrom {
+		t.Errorf("%d bytes for one record", n)
+	}
+	put(t, s, Networks, "b", "db") // into the new file
+	for range 2 {
+		want(t, s, Networks, map[string]string{"a": "web", "b": "db"})
+		s = p.reopen(t, s)
+	}
+	if p.log.Len() > 0 {
+		t.Errorf("log of a sound file:\n%s", &p.log)
+	}
+}
+
+// TestShrinkFileFails: where the file cannot be written anew it stays in use as it is.
+func TestShrinkFileFails(t *testing.T) {
+	p := newPlaceInMemory(t)
+	s := p.open(t)
+	big := map[string][]byte{"big": []byte(`"` + strings.Repeat("x", compactFrom) + `"`)}
+	if err := errors.Join(s.commit(image{Networks: big}), s.Delete(Networks, "big")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, Networks, "a", "web")
+	blocked := filepath.Join(p.path+".new", "x")
+	if err := os.MkdirAll(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Shrink()
+	if !strings.Contains(p.log.String(), "not written anew") {
+		t.Errorf("log: %s", &p.log)
+	}
+	put(t, s, Networks, "b", "db")
+	if err := os.RemoveAll(p.path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, p.reopen(t, s), Networks, map[string]string{"a": "web", "b": "db"})
+}
+
 func TestRefusedRecords(t *testing.T) {
 	p := newPlace(t)
 	s := p.open(t)
