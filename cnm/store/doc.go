@@ -28,6 +28,8 @@
 // too, it is tried again before the next change; only a daemon that is killed in between may find a change
 // that it had refused.
 //
+// bbolt's file does not shrink. Shrink writes one anew that has become mostly room, as after a failure.
+//
 // # Files
 //
 //	networks.db               bbolt, 0600, in a directory of 0700

@@ -4,8 +4,8 @@ import "time"
 
 // Turns.
 //
-// When a daemon has died, all shims come to the next one at the same moment. Handled at once, each of 2 000 would have a
-// second goroutine, a message that is being read and an open file, and the runtime never gives back all of what it makes for
+// When a daemon has died, all shims come to the next one at the same moment. Handled at once, each of 2 000 would have
+// two goroutines, a message that is being read and an open file, and the runtime never gives back all of what it makes for
 // those. So a connection waits to be accepted until one of those that were before it has joined. Who connects and says nothing
 // loses its turn after a moment. Nobody waits longer than that for a turn either, so whoever speaks and does not join can make others late,
 // and cannot keep them out.

@@ -8,7 +8,7 @@
 // sent with. Several goroutines may therefore send without a lock.
 //
 // Receive asks for the length of the next message before it takes it, and makes room for just that.
-// A process that waits on thousands of sockets keeps no buffer for any of them.
+// A process that waits on thousands of sockets keeps no buffer for any of them, and no goroutine with a Poller.
 //
 // # Limits and errors
 //
