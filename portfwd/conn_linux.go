@@ -21,8 +21,9 @@ type conn struct {
 		Close() error
 	}
 	home *maker // of which it is a socket; nil when it is none's
-	// streamed says that its socket has been made to wait for many bytes (gathering).
-	streamed bool
+	// took and gave say that much has come by it and gone by it, so that its socket is not as good as new: its buffers have grown,
+	// it may wait for many bytes (gathering), or be sent without pacing. Each is of the goroutine of that direction.
+	took, gave bool
 }
 
 // connOf is c for splicing.

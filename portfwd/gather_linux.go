@@ -45,7 +45,6 @@ type gathering struct {
 	moved int64       // since it began to count
 	began time.Time   // when it began to count; valid while moved is not 0
 	on    bool        // SO_RCVLOWAT is gatherBytes, or state is gatherExpired
-	used  bool        // SO_RCVLOWAT has been changed
 	timer *time.Timer // nil before the first wait
 
 	mu    sync.Mutex // a leaf
@@ -75,7 +74,6 @@ func (g *gathering) add(fd uintptr, n int) {
 	g.moved = 0
 	if time.Since(g.began) <= gatherWithin {
 		g.on = readableFrom(int(fd), gatherBytes) == nil // a kernel that refuses is asked again after as much
-		g.used = g.used || g.on
 	}
 }
 

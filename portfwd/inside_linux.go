@@ -36,7 +36,7 @@ import (
 // is the container's own, since that is where the connection goes to.
 //
 // A socket whose connection has ended in order becomes a fresh one by the same call, and is kept as a spare for the next
-// connection: a service that is called again and again costs no more than connect(2).
+// connection (spare_linux.go): a service that is called again and again costs no more than connect(2).
 //
 // # Trust
 //
@@ -48,10 +48,6 @@ import (
 // insidePatience bounds the wait for a connection that the kernel makes within one system call unless
 // the container interferes, or the machine is very busy.
 const insidePatience = 5 * time.Second
-
-// maxSpares of a family are kept for a container. Connections at the same time give as many back as they take, so that even of
-// many only the first find none.
-const maxSpares = 4
 
 // dialInsideTimeout is how long a service may take to accept, as through the gateway.
 const dialInsideTimeout = 10 * time.Second
@@ -77,9 +73,7 @@ type maker struct {
 	patience time.Duration
 	off      bool // a step has failed
 
-	spareMu sync.Mutex // a leaf; guards what follows
-	spares  []*conn    // not connected; the last is used first
-	closed  bool
+	closed bool // guarded by spares.mu; it has no spares any more
 }
 
 // Add takes over a TCP socket of the container's namespace and closes it on an error. Two of a family
@@ -168,7 +162,7 @@ func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*conn, error) {
 	if !ready {
 		return nil, errNotInside
 	}
-	c := m.spare()
+	c := spares.take(m)
 	if c == nil {
 		var err error
 		if c, err = m.make(to.Addr().Is6()); err != nil {
@@ -179,45 +173,6 @@ func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*conn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
-}
-
-// spare is a socket that has been used before, or nil.
-func (m *maker) spare() *conn {
-	m.spareMu.Lock()
-	defer m.spareMu.Unlock()
-	last := len(m.spares) - 1
-	if last < 0 {
-		return nil
-	}
-	c := m.spares[last]
-	m.spares[last] = nil
-	m.spares = m.spares[:last]
-	return c
-}
-
-// keep takes back a connection that is over, and that nobody uses any more.
-func (m *maker) keep(c *conn) {
-	// A stream's has buffers that have grown, and waits for many bytes.
-	if c.streamed || control(c.raw, refresh) != nil || !m.put(c) {
-		_ = c.Close()
-	}
-}
-
-func (m *maker) put(c *conn) bool {
-	m.spareMu.Lock()
-	defer m.spareMu.Unlock()
-	if m.closed || len(m.spares) == maxSpares {
-		return false
-	}
-	m.spares = append(m.spares, c)
-	return true
-}
-
-// refresh makes fd a fresh socket, with no error of the connection before.
-func refresh(fd int) error {
-	err := sys.Disconnect(fd)
-	_ = pendingError(fd)
-	return err
 }
 
 // closeAtOnce has close(2) of fd wait for nobody. A socket gets SO_LINGER from its listener, where a container may have set it, and
@@ -366,14 +321,7 @@ func (in *Inside) Close() error {
 
 // close also ends a wait that the container has made a blocking one.
 func (m *maker) close() error {
-	m.spareMu.Lock()
-	spares := m.spares
-	m.spares, m.closed = nil, true
-	m.spareMu.Unlock()
-	var errs []error
-	for _, c := range spares {
-		errs = append(errs, c.Close())
-	}
+	errs := []error{spares.end(m)}
 	for _, f := range []*os.File{m.listener, m.caller} {
 		if f == nil {
 			continue

@@ -69,7 +69,7 @@ func (s *tcpServer) toHost(ctx context.Context, c *net.TCPConn) {
 
 // dialHost connects to a service on the host's loopback.
 func dialHost(ctx context.Context, to netip.AddrPort) (*conn, error) {
-	d := net.Dialer{Timeout: hostDialTimeout}
+	d := net.Dialer{Timeout: hostDialTimeout, Control: func(_, _ string, rc syscall.RawConn) error { return control(rc, sys.InlineUrgent) }}
 	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	if err != nil {
 		return nil, err

@@ -7,20 +7,16 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet/cnm/plumb"
 )
 
-// spareSockets are what in keeps for IPv4.
-func spareSockets(in *Inside) []*conn {
-	m := in.makers[0]
-	m.spareMu.Lock()
-	defer m.spareMu.Unlock()
-	return slices.Clone(m.spares)
+// kept are the spares of in for IPv4.
+func kept(in *Inside) []*conn {
+	spares.mu.Lock()
+	defer spares.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(spares.list), func(c *conn) bool { return c.home != in.makers[0] })
 }
 
 // TestSpares: the socket of a connection that has ended in order is that of the next one, which sees nothing of the one before. When
@@ -43,7 +39,7 @@ func TestSpares(t *testing.T) {
 				if _, err := io.ReadFull(c, b); err != nil || string(b) != sent {
 					t.Fatalf("connection %d: got %q, %v", i, b, err)
 				}
-				if len(spareSockets(in)) != 0 {
+				if len(kept(in)) != 0 {
 					t.Errorf("connection %d does not use the spare", i)
 				}
 				if name == "service first" {
@@ -51,7 +47,7 @@ func TestSpares(t *testing.T) {
 				}
 				c.Close()
 				eventually(t, "the connection is over", func() bool { return r.Conns() == 0 })
-				now := spareSockets(in)
+				now := kept(in)
 				if name == "client first" && (len(now) != 1 || i > 0 && now[0] != before[0]) || len(now) > 1 {
 					t.Errorf("after connection %d: %d spares, or another one", i, len(now))
 				}
@@ -76,9 +72,9 @@ func TestSparesBounded(t *testing.T) {
 		c.Close()
 	}
 	eventually(t, "the connections are over", func() bool { return r.Conns() == 0 })
-	spares := spareSockets(in)
-	if len(spares) != maxSpares {
-		t.Errorf("%d spares, want %d", len(spares), maxSpares)
+	last := kept(in)
+	if len(last) != maxSpares {
+		t.Errorf("%d spares, want %d", len(last), maxSpares)
 	}
 	late, err := in.Dial(t.Context(), netip.AddrPortFrom(loopback4, port))
 	if err != nil {
@@ -87,55 +83,81 @@ func TestSparesBounded(t *testing.T) {
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}
-	late.home.keep(late)
-	for _, c := range append(spares, late) {
+	spares.keep(late)
+	for _, c := range append(last, late) {
 		if err := c.Close(); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("a spare is open after Close: %v", err)
 		}
 	}
 }
 
-// TestSparesRefused: what is not as good as new is closed and not kept: sockets of connections that were reset, and of
-// those that wait for many bytes.
-func TestSparesRefused(t *testing.T) {
-	for name, use := range map[string]func(t *testing.T, c *net.TCPConn){
-		"reset": func(_ *testing.T, c *net.TCPConn) { c.SetLinger(0) },
-		// On a slow machine it does not gather, and the socket is kept.
-		"streamed": func(t *testing.T, c *net.TCPConn) {
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				if _, err := io.CopyN(io.Discard, c, 2*gatherAfter); err != nil {
-					t.Error(err)
-				}
-			})
-			if _, err := c.Write(make([]byte, 2*gatherAfter)); err != nil {
-				t.Error(err)
+// TestSparesOfAll: many containers keep no more than a few sockets, and those that nobody has needed for longest are closed.
+func TestSparesOfAll(t *testing.T) {
+	var all []*Inside
+	var first *conn
+	for i := range maxAllSpares/maxSpares + 1 {
+		in := inside(t)
+		all = append(all, in)
+		var made []*conn
+		for range maxSpares {
+			c, err := in.makers[0].make(false)
+			if err != nil {
+				t.Fatal(err)
 			}
-			wg.Wait()
-		},
+			made = append(made, c)
+		}
+		for _, c := range made {
+			spares.keep(c)
+		}
+		if i == 0 {
+			first = made[0]
+			// It is needed, and so is not the one to go.
+			if c := spares.take(in.makers[0]); c != made[maxSpares-1] {
+				t.Fatal("not the socket that was kept last is used")
+			}
+			spares.keep(made[maxSpares-1])
+		}
+	}
+	if n := len(spares.list); n != maxAllSpares {
+		t.Errorf("%d sockets are kept, want %d", n, maxAllSpares)
+	}
+	for i, in := range all {
+		want := maxSpares
+		if i == 0 {
+			want = 0
+		}
+		if n := len(kept(in)); n != want {
+			t.Errorf("%d sockets of container %d are kept, want %d", n, i, want)
+		}
+	}
+	if err := first.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a socket that is not kept any more is open: %v", err)
+	}
+}
+
+// TestSparesRefused: what is not as good as new is closed and not kept: sockets of connections that were reset, and of
+// those whose buffers have grown in either direction.
+func TestSparesRefused(t *testing.T) {
+	read := func(c *net.TCPConn) { io.Copy(io.Discard, c) }
+	for name, use := range map[string]struct {
+		client, service func(*net.TCPConn)
+		spares          int
+	}{
+		"little":  {client: func(c *net.TCPConn) { c.Write(make([]byte, streamBytes/2)); c.CloseWrite(); read(c) }, service: echo, spares: 1},
+		"reset":   {client: func(c *net.TCPConn) { c.SetLinger(0) }, service: echo},
+		"to it":   {client: func(c *net.TCPConn) { c.Write(make([]byte, streamBytes)); c.CloseWrite(); read(c) }, service: read},
+		"from it": {client: func(c *net.TCPConn) { c.CloseWrite(); read(c) }, service: func(c *net.TCPConn) { read(c); c.Write(make([]byte, streamBytes)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := inside(t)
 			r := newRig(t, &memDialer{}, nil, Limits{})
-			c := dialTCP(t, r.publishAt(t, "127.0.0.1", tcpService(t, "127.0.0.1", echo), lo(in)))
-			io.WriteString(c, "x")
-			io.ReadFull(c, make([]byte, 1))
-			use(t, c)
+			c := dialTCP(t, r.publishAt(t, "127.0.0.1", tcpService(t, "127.0.0.1", use.service), lo(in)))
+			eventually(t, "the connection is spliced", func() bool { return r.Spliced() == 1 })
+			use.client(c)
 			c.Close()
 			eventually(t, "the connection is over", func() bool { return r.Conns() == 0 })
-			for _, s := range spareSockets(in) {
-				if err := control(s.raw, func(fd int) error {
-					n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT)
-					if n > 1 {
-						t.Errorf("a spare waits for %d bytes", n)
-					}
-					return err
-				}); err != nil {
-					t.Error(err)
-				}
-				if name == "reset" {
-					t.Error("the socket of a connection that was reset is kept")
-				}
+			if n := len(kept(in)); n != use.spares {
+				t.Errorf("%d sockets are kept, want %d", n, use.spares)
 			}
 		})
 	}
@@ -161,12 +183,12 @@ func TestSparesApart(t *testing.T) {
 		eventually(t, "the connection is over", func() bool { return r.Conns() == 0 })
 	}
 	for i, in := range []*Inside{in, other} {
-		for _, c := range spareSockets(in) {
+		for _, c := range kept(in) {
 			if c.home != in.makers[0] {
 				t.Errorf("container %d keeps a socket of another", i)
 			}
 		}
-		if n := len(spareSockets(in)); n != 1 {
+		if n := len(kept(in)); n != 1 {
 			t.Errorf("container %d keeps %d sockets, want 1", i, n)
 		}
 	}

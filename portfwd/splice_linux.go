@@ -43,19 +43,23 @@ func splice(ctx context.Context, a, b *conn) error {
 	j.carry(a, b)
 	wg.Wait()
 	for _, c := range j.reusable {
-		c.home.keep(c)
+		spares.keep(c)
 	}
 	return j.err
 }
 
-// pacedBytes go before a direction is sent without pacing: a short one is spared the call.
-const pacedBytes = 256 << 10
+// streamBytes go before a direction counts as a stream and is sent without pacing: a short one is spared the call.
+const streamBytes = 256 << 10
 
-// avoidPacing has the socket fd sent by window alone. Both connections stay in this host's memory, where nothing is ever lost;
+// lookBytes is so little that what moved no more has most likely moved all there was. A look for more, as good as always in vain, then
+// takes one call; without it, splice's EAGAIN and what tells that from urgent data take two.
+const lookBytes = 16 << 10
+
+// avoidPacing has the socket of c sent by window alone. Both connections stay in this host's memory, where nothing is ever lost;
 // where BBR is the default its timers cost half of the throughput (11 of 25 Gbit/s).
-func avoidPacing(fd uintptr) {
+func avoidPacing(c *conn) {
 	// Reno is in every kernel and free to all. Without it the connection is as good, and slower.
-	_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
+	_ = control(c.raw, func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") })
 }
 
 // joint is two connections that are one.
@@ -130,7 +134,8 @@ type pump struct {
 	n     int       // moved by the last fill
 	run   int       // moved since the last turn of others
 	fills int       // up to lingerAfter
-	paced int       // moved before avoidPacing, up to pacedBytes
+	moved int       // in all, up to streamBytes
+	look  bool      // whether there is anything, before a pipe is taken for it
 	err   error     // of the last call
 	more  gathering // how long to wait for the source
 }
@@ -140,9 +145,9 @@ func pumpAll(src, dst *conn) error {
 	p := pump{more: gathering{from: src.raw}}
 	defer p.release()
 	defer p.more.readable() // stops its timer
-	defer func() { src.streamed = p.more.used }()
 	fill, drain := p.fill, p.drain
 	for {
+		p.look = p.n <= lookBytes
 		if err := src.raw.Read(fill); err != nil {
 			return err
 		}
@@ -152,6 +157,10 @@ func pumpAll(src, dst *conn) error {
 		if p.n == 0 {
 			return dst.closeWrite()
 		}
+		if p.streams() {
+			src.took, dst.gave = true, true
+			avoidPacing(dst)
+		}
 		if err := dst.raw.Write(drain); err != nil {
 			return err
 		}
@@ -160,6 +169,15 @@ func pumpAll(src, dst *conn) error {
 		}
 		p.others()
 	}
+}
+
+// streams reports, once, that the direction has become a stream.
+func (p *pump) streams() bool {
+	if p.moved >= streamBytes {
+		return false
+	}
+	p.moved += p.n
+	return p.moved >= streamBytes
 }
 
 // others is called when all of a fill has gone: who has moved much lets others run, and where small messages follow each other the next
@@ -179,6 +197,16 @@ func (p *pump) others() {
 // fill runs when the source may have something. It reports whether it got anything: data, the end, an error.
 func (p *pump) fill(fd uintptr) bool {
 	p.more.readable()
+	if p.look {
+		p.look = false
+		switch p.n, p.err = sys.Peek(fd); {
+		case p.err == unix.EAGAIN:
+			p.nothing()
+			return false
+		case p.err != nil, p.n == 0:
+			return true
+		}
+	}
 	if p.pipe == nil {
 		if p.pipe, p.err = sys.GetPipe(); p.err != nil {
 			return true
@@ -186,21 +214,21 @@ func (p *pump) fill(fd uintptr) bool {
 	}
 	p.n, p.err = p.pipe.Fill(fd)
 	if p.err == unix.EAGAIN {
-		p.release()
-		p.more.wait()
+		p.nothing()
 		return false
 	}
 	p.more.add(fd, p.n)
 	return true
 }
 
+// nothing is called before the pump waits for its source.
+func (p *pump) nothing() {
+	p.release()
+	p.more.wait()
+}
+
 // drain runs when the destination may have room, and reports whether everything has gone.
 func (p *pump) drain(fd uintptr) bool {
-	if p.paced < pacedBytes {
-		if p.paced += p.n; p.paced >= pacedBytes {
-			avoidPacing(fd)
-		}
-	}
 	_, p.err = p.pipe.Drain(fd)
 	return p.err != unix.EAGAIN
 }

@@ -3,6 +3,7 @@ package sys
 import (
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,13 +70,53 @@ func (p *Pipe) Put() {
 func (p *Pipe) Fill(fd uintptr) (int, error) {
 	for {
 		n, errno := spliceQuietly(int(fd), p.w, pipeSize)
-		switch errno {
-		case unix.EINTR:
-		case 0:
+		switch {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN, errno == 0 && n == 0:
+			return p.fillUrgent(fd)
+		case errno == 0:
 			p.n += n
 			return n, nil
 		default:
 			return 0, errno
+		}
+	}
+}
+
+// fillUrgent moves one byte, if there is any, by way of memory. splice(2) does not go beyond urgent data of TCP: in front of it there
+// seems to be nothing, or the end, for ever. To read the byte takes its urgency away.
+func (p *Pipe) fillUrgent(fd uintptr) (int, error) {
+	var b byte
+	n, errno := receiveByte(fd, &b, 0)
+	switch {
+	case errno != 0:
+		return 0, errno
+	case n == 0:
+		return 0, nil
+	}
+	if _, _, errno = unix.RawSyscall(unix.SYS_WRITE, uintptr(p.w), uintptr(unsafe.Pointer(&b)), 1); errno != 0 {
+		return 0, errno // an empty pipe has room: it is out of memory
+	}
+	p.n = 1
+	return 1, nil
+}
+
+// Peek tells what to read the socket fd would give: 1, something; 0, the end of the stream; EAGAIN, nothing yet. Any other error is told
+// once, by whoever asks first.
+func Peek(fd uintptr) (int, error) {
+	var b byte
+	n, errno := receiveByte(fd, &b, unix.MSG_PEEK)
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+func receiveByte(fd uintptr, b *byte, flags int) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(b)), 1, uintptr(flags|unix.MSG_DONTWAIT), 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
 		}
 	}
 }
