@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,17 +36,6 @@ import (
 //
 // A socket whose connection has ended in order becomes a fresh one by the same call, and is kept as a spare for the next
 // connection (spare_linux.go): a service that is called again and again costs no more than connect(2).
-//
-// # Trust
-//
-// The two sockets were made by a process in the container, and what runs there may have replaced them or hold them too. So
-// they are checked to be what they are said to be, nothing is ever sent through them, and a step that fails or takes
-// too long ends their use for good; the connections then go through the gateway. The new socket is made here and nobody
-// else has it.
-
-// insidePatience bounds the wait for a connection that the kernel makes within one system call unless
-// the container interferes, or the machine is very busy.
-const insidePatience = 5 * time.Second
 
 // dialInsideTimeout is how long a service may take to accept, as through the gateway.
 const dialInsideTimeout = 10 * time.Second
@@ -63,17 +51,6 @@ type Inside struct {
 	closed bool
 
 	patience time.Duration // 0 means insidePatience
-}
-
-// maker makes sockets of one family from two given ones.
-type maker struct {
-	mu       sync.Mutex // held while a socket is made: one at a time
-	listener *os.File
-	caller   *os.File // nil until it has come
-	patience time.Duration
-	off      bool // a step has failed
-
-	closed bool // guarded by spares.mu; it has no spares any more
 }
 
 // Add takes over a TCP socket of the container's namespace and closes it on an error. Two of a family
@@ -175,100 +152,6 @@ func (in *Inside) Dial(ctx context.Context, to netip.AddrPort) (*conn, error) {
 	return c, nil
 }
 
-// closeAtOnce has close(2) of fd wait for nobody. A socket gets SO_LINGER from its listener, where a container may have set it, and
-// close then waits for what was sent to be read, on a thread and with locks held.
-func closeAtOnce(fd int) error {
-	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
-}
-
-// make makes a socket like the two of m.
-func (m *maker) make(v6 bool) (*conn, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.off {
-		return nil, errNotInside
-	}
-	fd, err := m.mint(v6)
-	if err != nil && !exhausted(err) {
-		m.off = true
-	}
-	var c *conn
-	if err == nil {
-		c, err = newConn(fd)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("make a socket of the container: %w", err)
-	}
-	c.home = m
-	return c, nil
-}
-
-// exhausted reports whether err will pass.
-func exhausted(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-func (m *maker) mint(v6 bool) (fd int, err error) {
-	lrc, err := m.listener.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	crc, err := m.caller.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	defer func() {
-		derr := errors.Join(control(lrc, sys.Disconnect), control(crc, sys.Disconnect))
-		if fd >= 0 {
-			derr = errors.Join(derr, refresh(fd), sys.InlineUrgent(fd), closeAtOnce(fd))
-		}
-		if derr != nil && fd >= 0 {
-			unix.Close(fd)
-			fd = -1
-		}
-		err = errors.Join(err, derr)
-	}()
-	var port uint16
-	if err := control(lrc, func(fd int) (err error) {
-		if err = unix.Listen(fd, 1); err == nil {
-			port, err = boundPort(fd)
-		}
-		return err
-	}); err != nil {
-		return -1, err
-	}
-	at := loopback4
-	if v6 {
-		at = netip.IPv6Loopback()
-	}
-	err = control(crc, func(fd int) error { return unix.Connect(fd, sockaddr(netip.AddrPortFrom(at, port))) })
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return -1, err
-	}
-	return m.accept(lrc)
-}
-
-// accept takes the connection that is on its way.
-func (m *maker) accept(rc syscall.RawConn) (fd int, err error) {
-	if err := m.listener.SetReadDeadline(time.Now().Add(m.patience)); err != nil {
-		return -1, err
-	}
-	fd = -1
-	rerr := rc.Read(func(s uintptr) bool {
-		fd, _, err = unix.Accept4(int(s), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		return err != unix.EAGAIN && err != unix.EINTR && err != unix.ECONNABORTED
-	})
-	if rerr != nil {
-		return -1, rerr
-	}
-	return fd, err
-}
-
 // connect connects c, a fresh socket.
 func (c *conn) connect(ctx context.Context, to netip.AddrPort) error {
 	c.peer = to
@@ -315,21 +198,6 @@ func (in *Inside) Close() error {
 		if m != nil {
 			errs = append(errs, m.close())
 		}
-	}
-	return errors.Join(errs...)
-}
-
-// close also ends a wait that the container has made a blocking one.
-func (m *maker) close() error {
-	errs := []error{spares.end(m)}
-	for _, f := range []*os.File{m.listener, m.caller} {
-		if f == nil {
-			continue
-		}
-		if rc, err := f.SyscallConn(); err == nil {
-			_ = control(rc, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
-		}
-		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
 }

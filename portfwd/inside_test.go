@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -366,19 +365,9 @@ func TestInsideInterfered(t *testing.T) {
 		},
 		"caller listens": func(_, c int) error { return unix.Listen(c, 1) },
 	} {
-		in := &Inside{patience: 10 * time.Millisecond}
-		var fds []int
-		for range 2 {
-			f := socket(t, plumb.Socket{Network: plumb.TCP4})
-			fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-			if err != nil {
-				t.Fatal(err)
-			}
+		in, fds := heldSockets(t)
+		for _, fd := range fds {
 			defer unix.Close(fd)
-			fds = append(fds, fd)
-			if err := in.Add(f); err != nil {
-				t.Fatal(err)
-			}
 		}
 		if err := play(fds[0], fds[1]); err != nil {
 			t.Fatal(err)
