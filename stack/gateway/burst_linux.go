@@ -3,7 +3,6 @@ package gateway
 import (
 	"io"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,14 +25,16 @@ import (
 // (medians of alternating runs, 2 CPUs; 256 KiB and 512 KiB are between).
 //
 // What the endpoint has no room for stays in the burst until it has. There are few bursts for all Networks of the process, so
-// that slow readers cannot hold much; a flow that gets none goes the first way.
+// that slow readers cannot hold much; a flow that gets none goes the first way. A container may hold as many as are left for the
+// others (dynamic thresholds, as in package quota), so that one whose readers are slow, or never read, does not take them from its
+// neighbours.
 
 const (
 	// burstBytes is sixteen of the largest segments, and what fits into maxSend.
 	burstBytes = 16 * chunkBytes
-	// maxBursts is how many flows hold one at a time. A flow gives it back as soon as it is empty, so that those which wait for
-	// their containers' readers have them.
-	maxBursts = 16
+	// maxBursts is how many flows hold one at a time, half of them those of a container that is alone. A flow gives it back as
+	// soon as it is empty, so that those which wait for their containers' readers have them.
+	maxBursts = 32
 )
 
 // burst is memory for what was read from a host socket and is not yet in an endpoint.
@@ -46,21 +47,44 @@ type burst struct {
 var bursts = sync.Pool{New: func() any { return new(burst) }}
 
 // burstQuota counts the bursts that flows hold.
-type burstQuota struct{ n atomic.Int64 }
+type burstQuota struct {
+	mu   sync.Mutex    // a leaf
+	all  int           // guarded by mu
+	held map[owner]int // guarded by mu; by their containers
+}
 
-// take returns an empty burst, or nil when maxBursts are held.
-func (q *burstQuota) take() *burst {
-	if q.n.Add(1) > maxBursts {
-		q.n.Add(-1)
+// take returns an empty burst, or nil when o holds as many as are left.
+func (q *burstQuota) take(o owner) *burst {
+	if !q.admit(o) {
 		return nil
 	}
 	return bursts.Get().(*burst)
 }
 
-func (q *burstQuota) release(b *burst) {
+func (q *burstQuota) admit(o owner) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.held[o] >= maxBursts-q.all {
+		return false
+	}
+	if q.held == nil {
+		q.held = make(map[owner]int)
+	}
+	q.held[o]++
+	q.all++
+	return true
+}
+
+// release takes back a burst of o.
+func (q *burstQuota) release(o owner, b *burst) {
 	b.rest = nil
 	bursts.Put(b)
-	q.n.Add(-1)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all--
+	if q.held[o]--; q.held[o] == 0 {
+		delete(q.held, o)
+	}
 }
 
 // source is what an endpoint is given to send: the next bytes of a socket, or of a burst. It is a tcpip.Payloader.
@@ -113,7 +137,7 @@ func (f *flow) fill(queued int) error {
 	if want <= chunkBytes {
 		return nil
 	}
-	b := f.g.cfg.Shared.bursts.take()
+	b := f.g.cfg.Shared.bursts.take(f.container())
 	if b == nil {
 		return nil
 	}
@@ -126,7 +150,7 @@ func (f *flow) fill(queued int) error {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			f.g.cfg.Shared.bursts.release(b)
+			f.g.cfg.Shared.bursts.release(f.container(), b)
 			return err
 		}
 		b.rest = b.mem[:n]
@@ -159,9 +183,12 @@ func (f *flow) push(queued int) (int, tcpip.Error) {
 	return int(n), nil
 }
 
+// container is who is charged for f among all Networks.
+func (f *flow) container() owner { return owner{f.g, f.owner} }
+
 func (f *flow) dropBurst() {
 	if f.burst != nil {
-		f.g.cfg.Shared.bursts.release(f.burst)
+		f.g.cfg.Shared.bursts.release(f.container(), f.burst)
 		f.burst = nil
 	}
 }

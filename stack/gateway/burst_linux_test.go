@@ -8,7 +8,24 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+
+	"github.com/usernet/usernet/stack/l2"
 )
+
+// count is how many bursts are held.
+func (q *burstQuota) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.all
+}
+
+// fill takes all bursts that o may have.
+func (q *burstQuota) fill(o owner) (all []*burst) {
+	for b := q.take(o); b != nil; b = q.take(o) {
+		all = append(all, b)
+	}
+	return all
+}
 
 // stalled is a flow whose container does not read while its host sends content, and which therefore holds a burst.
 func stalled(t *testing.T, content []byte) (w *world, c *gonet.TCPConn, h *net.TCPConn) {
@@ -20,7 +37,7 @@ func stalled(t *testing.T, content []byte) (w *world, c *gonet.TCPConn, h *net.T
 		h.Write(content) // ends with the test, at the latest
 		h.CloseWrite()
 	}()
-	waitFor(t, func() bool { return w.gw.cfg.Shared.bursts.n.Load() == 1 && w.gw.Flows() == 1 })
+	waitFor(t, func() bool { return w.gw.cfg.Shared.bursts.count() == 1 && w.gw.Flows() == 1 })
 	return w, c, h
 }
 
@@ -45,7 +62,7 @@ func TestBurstKeepsWhatFindsNoRoom(t *testing.T) {
 	}
 	c.Close()
 	waitFor(t, func() bool { return w.gw.Flows() == 0 })
-	if n := w.gw.cfg.Shared.bursts.n.Load(); n != 0 {
+	if n := w.gw.cfg.Shared.bursts.count(); n != 0 {
 		t.Errorf("%d bursts are held when no flow is left", n)
 	}
 }
@@ -66,7 +83,7 @@ func TestBurstIsDroppedByReset(t *testing.T) {
 			onlyFlow(t, w.gw).work(newsKill)
 		}
 		waitFor(t, func() bool { return w.gw.Flows() == 0 })
-		if n := w.gw.cfg.Shared.bursts.n.Load(); n != 0 {
+		if n := w.gw.cfg.Shared.bursts.count(); n != 0 {
 			t.Errorf("reset by the %s: %d bursts are held when no flow is left", by, n)
 		}
 	}
@@ -76,10 +93,53 @@ func TestBurstIsDroppedByReset(t *testing.T) {
 func TestWithoutBurst(t *testing.T) {
 	o := newOutside(t)
 	w := newWorld(t, withDial(o.dial))
-	w.gw.cfg.Shared.bursts.n.Store(maxBursts)
+	q := &w.gw.cfg.Shared.bursts
+	for i := range maxBursts {
+		q.fill(owner{w.gw, l2.MAC{5: byte(i)}})
+	}
+	if q.take(owner{w.gw, containerMAC}) != nil {
+		t.Fatal("there are bursts left")
+	}
 	c, h := pair(t, w, o, outside4)
 	transfer(t, 4<<20, h, c, func() { h.CloseWrite() })
-	if n := w.gw.cfg.Shared.bursts.n.Load(); n != maxBursts {
+	if n := q.count(); n != maxBursts {
 		t.Errorf("%d bursts are counted, were %d", n, maxBursts)
+	}
+}
+
+// TestBurstsAreShared: containers that give none back, in one Network or several, leave some for the next one, and what they had
+// is everybody's when they have given it back.
+func TestBurstsAreShared(t *testing.T) {
+	var q burstQuota
+	networks := []*Gateway{new(Gateway), new(Gateway)}
+	held := make(map[owner][]*burst)
+	for i, want := range []int{maxBursts / 2, maxBursts / 4, maxBursts / 8} {
+		o := owner{networks[i%2], l2.MAC{5: byte(i / 2)}}
+		held[o] = q.fill(o)
+		if got := len(held[o]); got != want {
+			t.Errorf("container %d gets %d bursts, want %d", i, got, want)
+		}
+	}
+	for o, all := range held {
+		for _, b := range all {
+			q.release(o, b)
+		}
+	}
+	if q.count() != 0 || len(q.held) != 0 {
+		t.Errorf("%d bursts of %d containers are counted when all are given back", q.count(), len(q.held))
+	}
+	if n := len(q.fill(owner{})); n != maxBursts/2 {
+		t.Errorf("a container that is alone gets %d bursts, want %d", n, maxBursts/2)
+	}
+}
+
+// TestSlowContainer: a container whose readers never read takes no burst from its neighbour.
+func TestSlowContainer(t *testing.T) {
+	w, _, _ := stalled(t, testStream())
+	q := &w.gw.cfg.Shared.bursts
+	slow := onlyFlow(t, w.gw).container()
+	q.fill(slow)
+	if q.take(slow) != nil || q.take(owner{w.gw, l2.MAC{5: 1}}) == nil {
+		t.Error("a flow of another container gets no burst, or one of the slow container another one")
 	}
 }

@@ -21,7 +21,7 @@ func TestStreamsTakeTurns(t *testing.T) {
 			c.ready(first, newsContainerRoom)
 		}
 		c.hear(fd, newsHostData, false)
-		if f.queued != row.queued || row.queued && (c.turns.queue.head != first || first.next != f || f.pending != newsHostData) {
+		if f.queued != row.queued || row.queued && (c.turns.queue.of[f.owner].head != first || first.next != f || f.pending != newsHostData) {
 			t.Errorf("%+v: in the list: %v, with news %#x", row, f.queued, f.pending)
 		}
 		if f.news.Load() != 0 {

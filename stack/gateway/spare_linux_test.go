@@ -69,9 +69,8 @@ func TestSpareSocket(t *testing.T) {
 	}
 	say(t, w, o, to, "four")
 	say(t, w, o, to, "five")
-	o.l.Close()
-	if _, err := w.dial(testContext(t), to); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("dial a closed port by a socket that has served: %v, want refused", err)
+	if _, err := w.dial(testContext(t), refusing(t)); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("dial a port without a listener by a socket that has served: %v, want refused", err)
 	}
 	if n := spares.count(); n != 0 {
 		t.Errorf("%d sockets are kept of a connection that was refused", n)
@@ -96,6 +95,24 @@ func TestSparesFor(t *testing.T) {
 	if g.sparesFor(netip.MustParseAddr("127.0.0.2")) != g.sparesFor(netip.MustParseAddr("127.0.0.1")) {
 		t.Error("sockets of 127.0.0.1 do not serve 127.0.0.2")
 	}
+}
+
+// refusing is the gateway's address of a port of the host at which nobody listens nor will, since it is taken.
+func refusing(t *testing.T) (to string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return netip.AddrPortFrom(testNet.Gateway4, uint16(at.(*unix.SockaddrInet4).Port)).String()
 }
 
 // TestSpareSocketNotKept: sockets that are not like those of every connection are closed.

@@ -1,5 +1,11 @@
 package gateway
 
+import (
+	"slices"
+
+	"github.com/usernet/usernet/stack/l2"
+)
+
 // # Theory of operation
 //
 // Flows with news take turns by credit, a deficit round robin (Shreedhar and Varghese, SIGCOMM 1995; fq_codel, RFC 8290, has
@@ -7,7 +13,10 @@ package gateway
 // it is worked on, is taken from that.
 //
 //	         credit left                      none left
-//	news ──► owed, first come first served    queue, first come first served: with the turn comes credit
+//	news ──► owed, first come first served    queue, containers in turns: with the turn comes credit
+//
+// In the queue containers take turns, and the flows of each among themselves. So a container with a thousand downloads gets no more
+// than its neighbour with one. What is owed needs no such order, since all of it was a turn's credit.
 //
 // A stream keeps its turn for as long as it has news and credit. While each had one burst at a time its sender had
 // filled its socket and slept before it came round again: what a read made room for the kernel then sent on our thread,
@@ -28,7 +37,7 @@ package gateway
 // With several P each that serves takes what is next; the one turn that is kept is that of the stream that began last.
 type turns struct {
 	owed  flowList
-	queue flowList
+	queue flowQueue
 	turn  *flow // whose turn it is; in neither list; nil: nobody's
 	again bool  // turn has news
 }
@@ -67,8 +76,44 @@ func (l *flowList) pop() (f *flow) {
 	return f
 }
 
+// flowQueue is flows by their containers. Its memory is that of as many containers as were ever in it at a time.
+type flowQueue struct {
+	order []l2.MAC // of the containers that have flows here
+	of    map[l2.MAC]flowList
+}
+
+func (q *flowQueue) empty() bool { return len(q.order) == 0 }
+
+// push puts f behind the others of its container.
+func (q *flowQueue) push(f *flow) {
+	l, waits := q.of[f.owner]
+	if !waits {
+		q.order = append(q.order, f.owner)
+	}
+	if q.of == nil {
+		q.of = make(map[l2.MAC]flowList)
+	}
+	l.push(f)
+	q.of[f.owner] = l
+}
+
+// pop returns the first flow of the container that is first, which then is the last; there is one.
+func (q *flowQueue) pop() (f *flow) {
+	owner := q.order[0]
+	l := q.of[owner]
+	f = l.pop()
+	q.order = slices.Delete(q.order, 0, 1)
+	if l.head == nil {
+		delete(q.of, owner)
+		return f
+	}
+	q.of[owner] = l
+	q.order = append(q.order, owner)
+	return f
+}
+
 // empty reports whether no flow has news.
-func (t *turns) empty() bool { return t.owed.head == nil && t.queue.head == nil && !t.again }
+func (t *turns) empty() bool { return t.owed.head == nil && t.queue.empty() && !t.again }
 
 // add puts a flow in that has news and is not in.
 func (t *turns) add(f *flow) {

@@ -1,6 +1,10 @@
 package gateway
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/usernet/usernet/stack/l2"
+)
 
 // served has t serve n times those that have news, of which each moves what move says, and returns how much each moved.
 func served(t *turns, n int, move func(*flow) int, news func(f *flow) bool) map[*flow]int {
@@ -83,6 +87,72 @@ func TestTurnsAreFair(t *testing.T) {
 			t.Errorf("the stream of pieces of %d, paused each %d: moved %d, the mean is %d", piece, pauses[f], got, mean)
 		}
 	}
+}
+
+// TestTurnsAreFairToContainers: a container with many streams moves no more than its neighbours with one, whether or not the news of a
+// stream stop in the middle of a turn.
+func TestTurnsAreFairToContainers(t *testing.T) {
+	for _, pauses := range []bool{false, true} {
+		var l turns
+		add := func(container byte) {
+			f := stream()
+			f.owner = l2.MAC{5: container}
+			l.add(f)
+		}
+		for range 1000 {
+			add(1)
+		}
+		add(2)
+		add(3)
+		var waits []*flow
+		count := 0
+		all := served(&l, 20000, func(*flow) int {
+			for _, w := range waits {
+				l.add(w)
+			}
+			waits = waits[:0]
+			return burstBytes - workBytes
+		}, func(f *flow) bool {
+			if count++; pauses && count%2 == 0 && f.owner[5] == 1 {
+				waits = append(waits, f)
+				return false
+			}
+			return true
+		})
+		by, sum := make(map[l2.MAC]int), 0
+		for f, n := range all {
+			by[f.owner] += n
+			sum += n
+		}
+		for container, n := range by {
+			if n < sum/3*9/10 || n > sum/3*11/10 {
+				t.Errorf("pauses %v: container %v moved %d of %d", pauses, container, n, sum)
+			}
+		}
+		if len(by) != 3 {
+			t.Errorf("pauses %v: %d containers moved anything", pauses, len(by))
+		}
+	}
+}
+
+// TestTurnsDoNotAllocate: streams that take turns need no memory.
+func TestTurnsDoNotAllocate(t *testing.T) {
+	var l turns
+	for i := range 4 {
+		f := stream()
+		f.owner = l2.MAC{5: byte(i % 2)}
+		l.add(f)
+	}
+	if n := testing.AllocsPerRun(1000, func() { served1(&l) }); n != 0 {
+		t.Errorf("a turn allocates %v times", n)
+	}
+}
+
+// served1 has t serve one flow, which goes on to have news.
+func served1(t *turns) {
+	f := t.next()
+	t.add(f)
+	t.spend(f, burstBytes)
 }
 
 // TestSmallBeforeStreams: who sends little waits neither for those whose turn comes first nor for the end of a turn, and yet keeps
