@@ -10,7 +10,9 @@ const completionHelp = `Print a completion script for a shell.
 
   bash   usernet completion bash > ~/.local/share/bash-completion/completions/usernet
   zsh    usernet completion zsh > "${fpath[1]}/_usernet"
-  fish   usernet completion fish > ~/.config/fish/completions/usernet.fish`
+  fish   usernet completion fish > ~/.config/fish/completions/usernet.fish
+
+The script for bash needs the package bash-completion.`
 
 func (a *app) completionCommand(root *cobra.Command) *cobra.Command {
 	shells := []string{"bash", "zsh", "fish"}

@@ -167,21 +167,25 @@ type Source struct {
 
 // Load reads the file, puts the flags beside it and checks the result. Errors have Docker's texts.
 func (s Source) Load() (c Config, warnings []string, err error) {
-	c, warnings, err = s.load()
-	if err != nil {
-		return Config{}, nil, fmt.Errorf("unable to configure the daemon with file %s: %w", s.File, err)
-	}
-	return c, warnings, nil
-}
-
-func (s Source) load() (Config, []string, error) {
 	b, err := readConfig(s.File)
-	if errors.Is(err, fs.ErrNotExist) && !s.Explicit {
+	absent := errors.Is(err, fs.ErrNotExist) && !s.Explicit
+	if absent {
 		b, err = nil, nil
 	}
-	if err != nil {
-		return Config{}, nil, err
+	if err == nil {
+		c, warnings, err = s.beside(b)
 	}
+	switch {
+	case err == nil:
+		return c, warnings, nil
+	case absent: // nobody would look for the reason in a file that is not there
+		return Config{}, nil, fmt.Errorf("unable to configure the daemon: %w", err)
+	}
+	return Config{}, nil, fmt.Errorf("unable to configure the daemon with file %s: %w", s.File, err)
+}
+
+// beside puts the flags beside a file's content, and checks the result.
+func (s Source) beside(b []byte) (Config, []string, error) {
 	c, keys, warnings, err := ParseConfig(b)
 	if err != nil {
 		return Config{}, nil, err
@@ -258,6 +262,19 @@ func (c Config) Validate() error {
 	}
 	if c.MTU < 0 {
 		return fmt.Errorf("invalid default MTU: %d", c.MTU)
+	}
+	for _, g := range []struct {
+		key        string
+		gateway    netip.Addr
+		bip, fixed netip.Prefix
+		names      string
+	}{
+		{"default-gateway", c.DefaultGateway4, c.BIP, c.FixedCIDR, "bip or fixed-cidr"},
+		{"default-gateway-v6", c.DefaultGateway6, c.BIP6, c.FixedCIDR6, "bip6 or fixed-cidr-v6"},
+	} {
+		if g.gateway.IsValid() && !g.bip.IsValid() && !g.fixed.IsValid() {
+			return fmt.Errorf("invalid %s %s: say what subnet it is in with %s", g.key, g.gateway, g.names)
+		}
 	}
 	for _, p := range c.DefaultAddressPools {
 		if err := p.Validate(); err != nil {

@@ -73,6 +73,8 @@ func TestConfigRefused(t *testing.T) {
 		{text: `{"log-format":"xml"}`, want: "invalid log format: xml"},
 		{text: `{"mtu":-1}`, want: "invalid default MTU: -1"},
 		{text: `{"mtu":"1500"}`, want: "mtu: json: cannot unmarshal string into Go value of type int"},
+		{text: `{"default-gateway":"172.17.0.9"}`, want: "invalid default-gateway 172.17.0.9: say what subnet it is in with bip or fixed-cidr"},
+		{text: `{"bip":"10.9.0.1/24","default-gateway-v6":"fd00::9"}`, want: "invalid default-gateway-v6 fd00::9: say what subnet it is in with bip6 or fixed-cidr-v6"},
 		{text: `{"dns":["nameserver"]}`, want: `dns: ParseAddr("nameserver"): unable to parse IP`},
 		{text: `{"default-address-pools":[{"base":"10.0.0.0/16","size":8}]}`, want: "invalid default-address-pools: "},
 		{text: `{"hosts":["tcp://0.0.0.0:2375"]}`, want: `invalid hosts entry "tcp://0.0.0.0:2375": `},
@@ -110,6 +112,11 @@ func TestConfigSources(t *testing.T) {
 	}
 	if _, _, err := (Source{File: none, Explicit: true}).Load(); err == nil || !strings.HasSuffix(err.Error(), "no such file or directory") {
 		t.Error(err)
+	}
+	// Nobody is sent to a file that is not there.
+	_, _, err = Source{File: none, Flags: Config{LogLevel: "loud"}, Set: []string{"log-level"}}.Load()
+	if want := "unable to configure the daemon: invalid logging level: loud"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 	c, _, _, err = ParseConfig([]byte(`{"host-gateway-ip":"192.0.2.1","ip":"","bip":""}`))
 	if err != nil || fmt.Sprint(c.HostGateway) != "[192.0.2.1]" || c.IP.IsValid() || c.BIP.IsValid() {
