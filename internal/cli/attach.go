@@ -83,6 +83,7 @@ func (a *app) attachCommand() *cobra.Command {
 		"Name of the interface to make")
 	o.dev = "eth0"
 	fs.IntVar(&o.readyFD, "ready-fd", -1, "Descriptor `N` to write \"1\" to when the network works")
+	fs.Lookup("ready-fd").DefValue = "0" // as the help has it: none
 	addNetFlags(fs, &o.netOptions)
 	a.addLegFlags(cmd, &o.legOptions, "Network to be in: private (default) or the name of one, with fields as in run")
 	a.completeFlags(cmd)

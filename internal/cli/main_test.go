@@ -279,7 +279,7 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	for _, c := range []string{"run", "attach", "port", "ps", "doctor", "version", "completion"} {
-		if got := invoke(t, "help", c); got.code != 0 || !strings.Contains(got.out, "Usage:") {
+		if got := invoke(t, "help", c); got.code != 0 || !strings.Contains(got.out, "Usage:") || strings.Contains(got.out, "default -1") {
 			t.Errorf("help %s: %+v", c, got)
 		}
 	}
