@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/usernet/usernet/internal/control/registry"
+	"github.com/usernet/usernet/internal/shim"
+	"github.com/usernet/usernet/tap"
 )
 
 // inBackground starts a detached sandbox and returns its id.
@@ -174,3 +177,29 @@ func TestReport(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// TestMemberEnds: a change that the network asks for when the sandbox is ending is answered as one of a sandbox that has ended,
+// which is no failure to tell of.
+func TestMemberEnds(t *testing.T) {
+	changes, reply := make(chan shim.Change), make(chan error, 1)
+	m := newMember(asking{changes}, nil)
+	changes <- shim.Change{Reply: reply}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-reply; !errors.Is(err, shim.ErrEnded) {
+		t.Errorf("the change: %v, want %v", err, shim.ErrEnded)
+	}
+	if err := m.signal(syscall.SIGTERM); !errors.Is(err, shim.ErrEnded) {
+		t.Errorf("a signal: %v, want %v", err, shim.ErrEnded)
+	}
+}
+
+// asking is a Network that asks for changes.
+type asking struct{ changes chan shim.Change }
+
+func (asking) Attach(string, *os.File, tap.Info) error { return nil }
+func (asking) Started(int)                             {}
+func (a asking) Changes() <-chan shim.Change           { return a.changes }
+func (asking) Done() <-chan struct{}                   { return nil }
+func (asking) Close() error                            { return nil }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"sync"
 	"syscall"
 
@@ -20,8 +19,6 @@ type member struct {
 	once    sync.Once
 	wg      sync.WaitGroup // merge
 }
-
-var errEnding = errors.New("the sandbox is ending")
 
 // newMember takes n over. started is called once, and may be nil.
 func newMember(n shim.Network, started func()) *member {
@@ -43,7 +40,7 @@ func (m *member) merge(from <-chan shim.Change) {
 			select {
 			case m.changes <- c:
 			case <-m.closed:
-				c.Reply <- errEnding
+				c.Reply <- shim.ErrEnded
 				return
 			}
 		case <-m.closed:
@@ -69,7 +66,7 @@ func (m *member) signal(sig syscall.Signal) error {
 	select {
 	case m.changes <- shim.Change{Signal: sig, Reply: reply}:
 	case <-m.closed:
-		return errEnding
+		return shim.ErrEnded
 	}
 	select {
 	case err := <-reply:

@@ -60,7 +60,7 @@ func (c *changer) run(ctx context.Context) {
 			}
 			err := c.make(ctx, ch)
 			if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || ctx.Err() != nil {
-				err = errEnded
+				err = ErrEnded
 			}
 			ch.Reply <- err
 		}

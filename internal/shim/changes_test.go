@@ -323,8 +323,8 @@ func TestChangeAtTheEnd(t *testing.T) {
 			n.changes <- Change{Sockets: insideSockets, Reply: reply}
 			close(n.changes)
 			c.run(t.Context())
-			if err := <-reply; !errors.Is(err, errEnded) {
-				t.Errorf("the change: %v, want %v", err, errEnded)
+			if err := <-reply; !errors.Is(err, ErrEnded) {
+				t.Errorf("the change: %v, want %v", err, ErrEnded)
 			}
 		})
 	}

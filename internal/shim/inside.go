@@ -9,8 +9,9 @@ import (
 	"github.com/usernet/usernet/cnm/plumb"
 )
 
-// errEnded is what becomes of a change that is asked for when the sandbox is over, or was while it was made.
-var errEnded = errors.New("the sandbox has ended")
+// ErrEnded is what becomes of a change that is asked for when the sandbox is over, or was while it was made. Who has a
+// Network in hand and does not pass a change on for that reason answers it too.
+var ErrEnded = errors.New("the sandbox has ended")
 
 // WithSockets returns n with one change of its own: what comes from wanted, once, is made in the sandbox and given to
 // use, which owns it. A sandbox that cannot make it does without. A nil wanted never asks.
@@ -65,7 +66,7 @@ func (s *socketed) made(files []*os.File) { s.failed(s.use(files)) }
 // failed logs what a sandbox has to do without. A command that is over at once is over before its sockets are made: that is
 // nobody's fault, and nobody misses them.
 func (s *socketed) failed(err error) {
-	if err != nil && !errors.Is(err, errEnded) {
+	if err != nil && !errors.Is(err, ErrEnded) {
 		s.log.Warn("published ports are served through the gateway alone", "err", err)
 	}
 }

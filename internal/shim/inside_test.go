@@ -82,7 +82,7 @@ func TestWithSocketsLog(t *testing.T) {
 	}{
 		"made":         {},
 		"not made":     {reply: broken, want: true},
-		"ended before": {reply: errEnded},
+		"ended before": {reply: ErrEnded},
 		"of no use":    {use: broken, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
