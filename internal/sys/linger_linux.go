@@ -42,6 +42,9 @@ const (
 	creditMost  = 32 // a few late packets, as any machine has them, do not end it
 	creditLate  = 4  // what a late one costs
 
+	nearFinds = 32                   // so many finds at the first look, one after the other: more than a connection or two have
+	nearPause = 4 * time.Millisecond // of which the 16 round trips before take a sixth
+
 	wantedAfter  = 200 * time.Microsecond // others had the CPU for so long: no lingering for wantedPause
 	wantedPause  = 2 * time.Millisecond
 	limitedAfter = 10 * time.Millisecond
@@ -66,6 +69,8 @@ type lingerState struct {
 	on     bool          // a goroutine lingers
 	last   time.Duration // when something was handled
 	credit int
+	looks  int           // since something was handled
+	near   int           // finds at the first look, one after the other
 	pause  time.Duration // there is no lingering before that
 }
 
@@ -81,20 +86,37 @@ func (s *lingerState) handled(now time.Duration, n int) (begin bool) {
 	default:
 		s.credit = min(creditMost, s.credit+1)
 	}
-	if s.on || s.credit < creditStart || now < s.pause {
+	if s.on {
+		s.found()
 		return false
 	}
-	s.on = true
+	if s.credit < creditStart || now < s.pause {
+		return false
+	}
+	s.on, s.looks, s.near = true, 0, 0
 	return true
+}
+
+// found is told that a look found something.
+func (s *lingerState) found() {
+	if s.looks <= 1 {
+		s.near++
+	} else {
+		s.near = 0
+	}
+	s.looks = 0
 }
 
 // looked is told that the CPU was offered to others from before to now, and reports whether to go on.
 func (s *lingerState) looked(before, now time.Duration) bool {
+	s.looks++
 	switch away := now - before; {
 	case away > limitedAfter:
 		s.pause = now + limitedPause
 	case away > wantedAfter:
 		s.pause = now + wantedPause
+	case s.near >= nearFinds:
+		s.pause = now + nearPause
 	}
 	s.on = now >= s.pause && s.credit > 0 && now-s.last <= lingerFor
 	return s.on

@@ -73,6 +73,49 @@ func TestLingerEnds(t *testing.T) {
 	}
 }
 
+// TestLingerNear: where every answer is there at the first look, nobody is waited for, and there is no lingering.
+func TestLingerNear(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		looks []int // before each find, in turns
+		ends  bool
+	}{
+		{"all on one CPU", []int{1}, true},
+		{"found several at once", []int{1, 0}, true},
+		{"client here, server elsewhere", []int{1, 13}, false},
+		{"both elsewhere", []int{13}, false},
+	} {
+		var s lingerState
+		now := time.Second
+		s.last = now
+		for !s.handled(now, 1) {
+		}
+		more := true
+		for i := 0; i < 10*nearFinds && more; i++ {
+			for range tc.looks[i%len(tc.looks)] {
+				before := now
+				now += time.Microsecond
+				more = s.looked(before, now) && more
+			}
+			if more {
+				s.handled(now, 1)
+			}
+		}
+		if more == tc.ends {
+			t.Errorf("%s: goes on: %v", tc.name, more)
+		}
+		if !tc.ends {
+			continue
+		}
+		if s.handled(s.pause-1, 1) {
+			t.Errorf("%s: lingers again before its time", tc.name)
+		}
+		if !s.handled(s.pause, 1) {
+			t.Errorf("%s: does not linger again", tc.name)
+		}
+	}
+}
+
 // TestLinger: lingering ends by itself when nothing comes.
 func TestLinger(t *testing.T) {
 	for range 10 * creditStart {
