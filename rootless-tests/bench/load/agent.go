@@ -18,9 +18,9 @@ type Op string
 const (
 	Listen     Op = "listen"      // serve on Ports (0: a free one); the reply's Ports are the real ones
 	Stream     Op = "stream"      // Streams of TCP to To, Down or up: Rate in bytes/s, Unfair, Total bytes
-	RoundTrip  Op = "round-trip"  // of one byte on one connection: P50, P99
+	RoundTrip  Op = "round-trip"  // of one byte on one connection: P50, P99, Early
 	Connect    Op = "connect"     // connect and one round trip, in Streams parallel: P50, P99, Rate per s
-	UDPTrip    Op = "udp-trip"    // of one byte: P50, P99, Lost
+	UDPTrip    Op = "udp-trip"    // of one byte: P50, P99, Early, Lost
 	Flood      Op = "flood"       // datagrams of Size to To, PerSecond or 0 for as fast as it goes: Total sent, Elapsed
 	FloodCount Op = "flood-count" // datagrams that arrived since the last FloodCount: Total
 	Names      Op = "names"       // ask To for Name from Streams clients, PerSecond in all or 0 for as fast as it goes: Rate, P50, P99, Lost
@@ -39,7 +39,7 @@ type Request struct {
 	Size    int            `json:"size,omitempty"` // bytes
 	Count   int            `json:"count,omitempty"`
 	Name    string         `json:"name,omitempty"`
-	Warm    time.Duration  `json:"warm,omitempty"`
+	Warm    time.Duration  `json:"warm,omitempty"` // of streams and round trips, before Window
 	Window  time.Duration  `json:"window,omitempty"`
 
 	PerSecond int `json:"per_second,omitempty"`
@@ -54,8 +54,9 @@ type Reply struct {
 	Unfair  float64       `json:"unfair,omitempty"` // of streams: how far one is from their mean, as a part of it
 	Total   uint64        `json:"total,omitempty"`  // bytes, datagrams, questions or connections
 	Elapsed time.Duration `json:"elapsed,omitempty"`
-	P50     float64       `json:"p50,omitempty"` // microseconds
-	P99     float64       `json:"p99,omitempty"` // microseconds
+	P50     float64       `json:"p50,omitempty"`   // microseconds
+	P99     float64       `json:"p99,omitempty"`   // microseconds
+	Early   float64       `json:"early,omitempty"` // microseconds, the median of the first earlyFor
 	Lost    int           `json:"lost,omitempty"`
 }
 
@@ -98,18 +99,18 @@ func (a *agent) do(q Request) (r Reply, err error) {
 	case Stream:
 		r.Rate, r.Unfair, r.Total, err = streams(q.To, q.Down, max(q.Streams, 1), streamHeader{q.Warm, q.Window})
 	case RoundTrip:
-		var us []float64
-		us, err = roundTrips(q.To, q.Window)
-		r.percentiles(us)
+		var t trips
+		t, err = roundTrips(q.To, q.Warm, q.Window)
+		r.trips(t)
 	case Connect:
 		var us []float64
 		us, r.Elapsed, err = connects(q.To, max(q.Streams, 1), q.Window)
 		r.percentiles(us)
 		r.Rate = float64(len(us)) / r.Elapsed.Seconds()
 	case UDPTrip:
-		var us []float64
-		us, r.Lost, err = udpRoundTrips(q.To, q.Window)
-		r.percentiles(us)
+		var t trips
+		t, r.Lost, err = udpRoundTrips(q.To, q.Warm, q.Window)
+		r.trips(t)
 	case Flood:
 		r.Total, r.Elapsed, err = flood(q.To, q.Size, q.PerSecond, q.Window)
 	case FloodCount:
@@ -133,6 +134,13 @@ func (a *agent) do(q Request) (r Reply, err error) {
 		err = fmt.Errorf("do %q: no such operation", q.Op)
 	}
 	return r, err
+}
+
+func (r *Reply) trips(t trips) {
+	r.percentiles(t.us)
+	if len(t.early) > 0 {
+		r.Early = stats.Median(t.early)
+	}
 }
 
 // percentiles leaves zeros when there is nothing: JSON has no NaN.

@@ -13,36 +13,37 @@ import (
 // held up for longer, change it.
 var datagramTimeout = 200 * time.Millisecond
 
-// udpRoundTrips sends one byte and waits for it, again and again for window: microseconds of each that
-// came back, and how many did not.
-func udpRoundTrips(to netip.AddrPort, window time.Duration) (us []float64, lost int, err error) {
+// udpRoundTrips sends one byte and waits for it, again and again for warm and then window: those that came back, and how many of all did not.
+func udpRoundTrips(to netip.AddrPort, warm, window time.Duration) (t trips, lost int, err error) {
 	s, err := dial(unix.SOCK_DGRAM, to)
 	if err != nil {
-		return nil, 0, err
+		return trips{}, 0, err
 	}
 	defer s.close()
 	if err := s.setPatience(datagramTimeout); err != nil {
-		return nil, 0, err
+		return trips{}, 0, err
 	}
 	var b [1]byte
-	for end, over := time.Now().Add(window), false; !over; over = !time.Now().Before(end) {
+	clock := startTrips(warm, window)
+	for over := false; !over; {
 		start := time.Now()
 		if err := s.write(b[:]); err != nil {
-			return nil, lost, fmt.Errorf("send datagram: %w", err)
+			return trips{}, lost, fmt.Errorf("send datagram: %w", err)
 		}
 		switch _, err := s.read(b[:]); {
 		case err == nil:
-			us = append(us, micros(time.Since(start)))
+			over = clock.add(&t, start, time.Now())
 		case errors.Is(err, errTimeout):
 			lost++
+			over = clock.over(time.Now())
 		default:
-			return nil, lost, fmt.Errorf("receive datagram: %w", err)
+			return trips{}, lost, fmt.Errorf("receive datagram: %w", err)
 		}
 	}
-	if len(us) == 0 {
-		return nil, lost, errors.New("no datagram came back")
+	if len(t.us) == 0 {
+		return trips{}, lost, errors.New("no datagram came back")
 	}
-	return us, lost, nil
+	return t, lost, nil
 }
 
 // flood sends datagrams of size bytes for window, one for each system call: perSecond of them, in a burst each

@@ -13,28 +13,61 @@ import (
 // minute, and there are 28 000.
 const maxConnects = 3000
 
-// roundTrips sends one byte and waits for it, again and again for window: microseconds each.
-func roundTrips(to netip.AddrPort, window time.Duration) ([]float64, error) {
+// earlyFor is for how long after a pause the kernel may keep all who take part on one CPU: it does while that CPU has not been busy
+// on the average of the last 32 ms or so (docs/PERFORMANCE.md has trips of 45 µs for 60 ms, and of 80 to 120 from then on).
+const earlyFor = 50 * time.Millisecond
+
+// trips are the microseconds of round trips that follow each other without a pause.
+type trips struct {
+	early []float64 // those of the first earlyFor
+	us    []float64 // those of the window, after the warm-up
+}
+
+// tripClock sorts trips by when they began.
+type tripClock struct {
+	begin, warm, end time.Time
+}
+
+func startTrips(warm, window time.Duration) tripClock {
+	begin := time.Now()
+	return tripClock{begin, begin.Add(warm), begin.Add(warm + window)}
+}
+
+// add counts a trip and reports whether it was the last. There is always one in the window.
+func (k tripClock) add(t *trips, start, now time.Time) (over bool) {
+	us := micros(now.Sub(start))
+	if start.Sub(k.begin) < earlyFor {
+		t.early = append(t.early, us)
+	}
+	if start.Before(k.warm) {
+		return false
+	}
+	t.us = append(t.us, us)
+	return k.over(now)
+}
+
+func (k tripClock) over(now time.Time) bool { return !now.Before(k.end) }
+
+// roundTrips sends one byte and waits for it, again and again for warm and then window.
+func roundTrips(to netip.AddrPort, warm, window time.Duration) (t trips, err error) {
 	c, err := dial(unix.SOCK_STREAM, to)
 	if err != nil {
-		return nil, err
+		return trips{}, err
 	}
 	defer c.close()
 	b := []byte{cmdEcho}
 	// The first one also measures how long the path takes to connect.
 	if err := pingPong(c, b); err != nil {
-		return nil, err
+		return trips{}, err
 	}
-	var us []float64
-	for end := time.Now().Add(window); ; {
+	clock := startTrips(warm, window)
+	for {
 		start := time.Now()
 		if err := pingPong(c, b); err != nil {
-			return nil, err
+			return trips{}, err
 		}
-		now := time.Now()
-		us = append(us, micros(now.Sub(start)))
-		if now.After(end) {
-			return us, nil
+		if clock.add(&t, start, time.Now()) {
+			return t, nil
 		}
 	}
 }

@@ -73,14 +73,43 @@ func TestTrips(t *testing.T) {
 		{Op: Connect, To: loopback(p.TCP)},
 		{Op: Connect, To: loopback(p.TCP), Streams: 4},
 		{Op: UDPTrip, To: loopback(p.UDPEcho)},
+		{Op: RoundTrip, To: loopback(p.TCP), Warm: window},
+		{Op: UDPTrip, To: loopback(p.UDPEcho), Warm: window},
 	} {
 		row.Window = window
 		r, err := m.Do(row)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.P50 <= 0 || r.P99 < r.P50 || r.Lost != 0 {
+		if r.P50 <= 0 || r.P99 < r.P50 || r.Lost != 0 || (row.Op != Connect) != (r.Early > 0) {
 			t.Errorf("%+v: %+v", row, r)
+		}
+	}
+}
+
+// TestTripClock: a trip belongs to the time in which it began, and there is one in the window even if it outlasts it.
+func TestTripClock(t *testing.T) {
+	const ms = time.Millisecond
+	begin := time.Now()
+	for _, tc := range []struct {
+		start, end      time.Duration
+		early, measured int
+		over            bool
+	}{
+		{0, ms, 1, 0, false},
+		{earlyFor - 1, earlyFor + ms, 1, 0, false},
+		{earlyFor, earlyFor + ms, 0, 0, false},
+		{100*ms - 1, 300 * ms, 0, 0, false},
+		{100 * ms, 101 * ms, 0, 1, false},
+		{199 * ms, 200 * ms, 0, 1, true},
+		{100 * ms, 300 * ms, 0, 1, true},
+		{300 * ms, 301 * ms, 0, 1, true},
+	} {
+		var got trips
+		clock := tripClock{begin, begin.Add(100 * ms), begin.Add(200 * ms)}
+		over := clock.add(&got, begin.Add(tc.start), begin.Add(tc.end))
+		if len(got.early) != tc.early || len(got.us) != tc.measured || over != tc.over {
+			t.Errorf("%v to %v: %+v, over %v", tc.start, tc.end, got, over)
 		}
 	}
 }

@@ -59,9 +59,11 @@ var Floors = []Floor{
 	// Peers are C with one thread and no hand-over. Go pays for its poller once on the way.
 	{RoundTrip, AgainstPeer, 1},
 	{RoundTripP99, AgainstPeer, 1},
+	{RoundTripEarly, AgainstPeer, 1},
 	{Connect, AgainstPeer, 1},
 	{Connects, AgainstPeer, 1.2},
 	{UDPTrip, AgainstPeer, 1},
+	{UDPTripEarly, AgainstPeer, 1},
 	{UDPSmall, AgainstPeer, 1.5},
 	{UDPLarge, AgainstPeer, 1.5},
 	// A client on the host's loopback is spliced: nothing is copied beyond what plain loopback copies, but a third process has

@@ -18,9 +18,11 @@ const (
 	Unfair16Down    Measure = "streams16_down_unfair"
 	RoundTrip       Measure = "round_trip_p50"
 	RoundTripP99    Measure = "round_trip_p99"
+	RoundTripEarly  Measure = "round_trip_early"
 	Connect         Measure = "connect_p50"
 	Connects        Measure = "connects"
 	UDPTrip         Measure = "udp_trip_p50"
+	UDPTripEarly    Measure = "udp_trip_early"
 	UDPSmall        Measure = "udp_1_delivered"
 	UDPSmallLoss    Measure = "udp_1_lost"
 	UDPLarge        Measure = "udp_1400_delivered"
@@ -43,15 +45,16 @@ const (
 	StartUpNetwork  Measure = "start_up_network"
 
 	// Of containers on one network.
-	Across         Measure = "across_stream"
-	Across4        Measure = "across_streams4"
-	AcrossTrip     Measure = "across_trip_p50"
-	AcrossTripP99  Measure = "across_trip_p99"
-	AcrossCPU      Measure = "across_cpu"
-	LocalNames     Measure = "dns_local"
-	LocalNamesP99  Measure = "dns_local_p99"
-	PacedNamesP99  Measure = "dns_paced_p99"
-	PacedNamesLoss Measure = "dns_paced_lost"
+	Across          Measure = "across_stream"
+	Across4         Measure = "across_streams4"
+	AcrossTrip      Measure = "across_trip_p50"
+	AcrossTripP99   Measure = "across_trip_p99"
+	AcrossTripEarly Measure = "across_trip_early"
+	AcrossCPU       Measure = "across_cpu"
+	LocalNames      Measure = "dns_local"
+	LocalNamesP99   Measure = "dns_local_p99"
+	PacedNamesP99   Measure = "dns_paced_p99"
+	PacedNamesLoss  Measure = "dns_paced_lost"
 
 	// Of how much fits.
 	NetworksCreate  Measure = "networks_create"
@@ -100,9 +103,11 @@ var Definitions = []Definition{
 	{Unfair16Down, "16 down: the furthest from their mean", "%", Lower, false, false},
 	{RoundTrip, "TCP round trip p50", "µs", Lower, true, true},
 	{RoundTripP99, "TCP round trip p99", "µs", Lower, true, false},
+	{RoundTripEarly, "TCP round trip p50, first 50 ms", "µs", Lower, true, false},
 	{Connect, "TCP connect + round trip p50", "µs", Lower, true, true},
 	{Connects, "TCP connections, 16 at a time", "1/s", Higher, true, true},
 	{UDPTrip, "UDP round trip p50", "µs", Lower, true, true},
+	{UDPTripEarly, "UDP round trip p50, first 50 ms", "µs", Lower, true, false},
 	{UDPSmall, "UDP 1 B delivered", "k/s", Higher, true, true},
 	{UDPSmallLoss, "UDP 1 B lost", "%", Lower, false, false},
 	{UDPLarge, "UDP 1400 B delivered", "k/s", Higher, true, true},
@@ -132,6 +137,7 @@ var NetworkDefinitions = []Definition{
 	{Across4, "4 TCP streams", "Gbit/s", Higher, true, true},
 	{AcrossTrip, "TCP round trip p50", "µs", Lower, true, true},
 	{AcrossTripP99, "TCP round trip p99", "µs", Lower, true, false},
+	{AcrossTripEarly, "TCP round trip p50, first 50 ms", "µs", Lower, true, false},
 	{AcrossCPU, "CPU of the process, TCP stream", "s/GB", Lower, true, false},
 	{LocalNames, "local names, 50 clients", "k/s", Higher, true, true},
 	{LocalNamesP99, "local names, 50 clients, p99", "ms", Lower, true, false},
