@@ -36,9 +36,10 @@ type step struct {
 //
 // Each begins with tripWarm, because after a pause the kernel keeps all on one CPU for some 60 ms, whatever carries the bytes. A median over
 // both is that of the part in which there are more trips, so who is faster later would have the higher one. The
-// first 50 ms have a row of their own.
+// first 50 ms have a row of their own, for which the turn before must be forgotten: half of it is after 32 ms.
 const (
 	tripTurns = 5
+	tripPause = 150 * time.Millisecond
 	tripWarm  = 150 * time.Millisecond
 )
 
@@ -132,6 +133,7 @@ func roundTrip(way func(*sandbox) netip.AddrPort, p50, p99, early report.Measure
 		if !way(s).IsValid() {
 			return nil, nil
 		}
+		time.Sleep(tripPause)
 		r, err := s.inside.Do(load.Request{Op: load.RoundTrip, To: way(s), Warm: tripWarm, Window: window})
 		if err != nil {
 			return nil, err
@@ -166,6 +168,7 @@ func udpTrip(m *meter, s *sandbox, window time.Duration) (map[report.Measure]flo
 	if !s.out.udpEcho.IsValid() {
 		return nil, nil
 	}
+	time.Sleep(tripPause)
 	r, err := s.inside.Do(load.Request{Op: load.UDPTrip, To: s.out.udpEcho, Warm: tripWarm, Window: window})
 	if err != nil {
 		return nil, err
