@@ -93,7 +93,7 @@ func (d *daemon) kill() {
 		}
 		d.mu.Unlock()
 		d.wg.Wait()
-		d.poller.Close()
+		d.closePoller()
 		d.c.mu.Lock()
 		defer d.c.mu.Unlock()
 		for _, s := range d.c.sandboxes {

@@ -101,10 +101,10 @@ type Server struct {
 	closing  bool
 	sessions map[*session]struct{}
 	names    map[string]*session // by the sandbox's id, of which there is one connection
+	poller   *wire.Poller        // made by the first session; closed after the last
 
-	turns  turns
-	poller *wire.Poller   // of Serve
-	wg     sync.WaitGroup // of sessions, until their end
+	turns turns
+	wg    sync.WaitGroup // of sessions, until their end
 }
 
 // NewServer makes a Server. Shutdown ends it.
@@ -122,11 +122,8 @@ func NewServer(c Controller, o ServerOptions) *Server {
 	}
 }
 
-// Serve accepts connections until l is closed, which is no error. It is called once.
-func (s *Server) Serve(l *net.UnixListener) (err error) {
-	if s.poller, err = wire.NewPoller(); err != nil {
-		return fmt.Errorf("join socket: %w", err)
-	}
+// Serve accepts connections until l is closed, which is no error.
+func (s *Server) Serve(l *net.UnixListener) error {
 	for {
 		c, err := l.AcceptUnix()
 		switch {
@@ -170,6 +167,13 @@ func (s *Server) begin(c *net.UnixConn, pid int, joined func()) error {
 	}
 	if len(s.sessions) >= maxSandboxes {
 		return fmt.Errorf("there are %d sandboxes, as many as may be", maxSandboxes)
+	}
+	if s.poller == nil {
+		p, err := wire.NewPoller()
+		if err != nil {
+			return err
+		}
+		s.poller = p
 	}
 	ss, err := newSession(s, c, pid)
 	if err != nil {
@@ -266,7 +270,15 @@ func (s *Server) Shutdown(reason string, told bool) {
 	}
 	wg.Wait()
 	s.wg.Wait()
+	s.closePoller()
+}
+
+// closePoller is called when no session is left, and none will come.
+func (s *Server) closePoller() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.poller != nil {
 		s.poller.Close()
+		s.poller = nil
 	}
 }
