@@ -59,7 +59,7 @@ func (c *changer) run(ctx context.Context) {
 				return
 			}
 			err := c.make(ctx, ch)
-			if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || ctx.Err() != nil {
+			if err != nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || ctx.Err() != nil) {
 				err = ErrEnded
 			}
 			ch.Reply <- err

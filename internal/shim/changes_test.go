@@ -330,6 +330,23 @@ func TestChangeAtTheEnd(t *testing.T) {
 	}
 }
 
+// TestChangeThatEnds: a change that was made is told so, even if it was the end of the sandbox.
+func TestChangeThatEnds(t *testing.T) {
+	n := &changingNetwork{quietNetwork: newQuietNetwork(), changes: make(chan Change, 1)}
+	c := newChanger(n, nil, plumb.Routes{})
+	ctx, cancel := context.WithCancel(t.Context())
+	c.signal = func(syscall.Signal) error {
+		cancel()
+		return nil
+	}
+	reply := make(chan error, 1)
+	n.changes <- Change{Signal: syscall.SIGKILL, Reply: reply}
+	c.run(ctx)
+	if err := <-reply; err != nil {
+		t.Errorf("the signal: %v", err)
+	}
+}
+
 // changingNetwork is a quietNetwork that asks for changes.
 type changingNetwork struct {
 	*quietNetwork
