@@ -136,7 +136,6 @@ func TestRecordsSurvive(t *testing.T) {
 	}
 }
 
-// What is refused changes nothing.
 // TestShrinkFile: the file gives back what many records took that have gone, and has the others.
 func TestShrinkFile(t *testing.T) {
 	p := newPlaceInMemory(t)
@@ -208,6 +207,7 @@ func TestShrinkFileFails(t *testing.T) {
 	want(t, p.reopen(t, s), Networks, map[string]string{"a": "web", "b": "db"})
 }
 
+// TestRefusedRecords: what is refused changes nothing.
 func TestRefusedRecords(t *testing.T) {
 	p := newPlace(t)
 	s := p.open(t)
